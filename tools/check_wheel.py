@@ -58,7 +58,7 @@ def main() -> None:
     run([sys.executable, "-m", "venv", WORK / "venv"], ROOT)
     python = WORK / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     clean = clean_environment()
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     run([*pip, f"{wheel}[conformance]", oldest_numpy()], empty, clean)
     run([python, "-m", "pip", "check"], empty, clean)
     run(

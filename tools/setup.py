@@ -84,8 +84,8 @@ class Environment:
         broken = VENV.exists()
         if broken and not NOTES.exists():
             raise SetupError(
-                f"{VENV} exists, was not made by this program, and is no environment with pip of Python {dotted(MINIMUM)} "
-                "or newer.\nMove it away, or put pip into it, and run the same command again."
+                f"{VENV} exists, was not made by this program, and is no environment with pip of Python "
+                f"{dotted(MINIMUM)} or newer.\nMove it away, or put pip into it, and run the same command again."
             )
         why = "does not work any more and is made anew" if broken else "is made"
         say(f".venv {why} with {sys.executable} (Python {platform.python_version()})")
@@ -120,7 +120,15 @@ class Environment:
 
     def pip(self, what: str, arguments: Sequence[str]) -> None:
         """`pip install`: a line that says what comes, a sign of life, and pip's own output when it fails."""
-        command = [self.python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *arguments]
+        command: list[str | Path] = [
+            self.python,
+            "-m",
+            "pip",
+            "install",
+            "--disable-pip-version-check",
+            "--no-input",
+            *arguments,
+        ]
         say(f"installing {what}")
         if self.dry_run:
             show(command)
@@ -130,8 +138,8 @@ class Environment:
             return
         if any(sign in output for sign in NETWORK_SIGNS):
             advice = (
-                "The package index could not be reached. Connect, or tell pip of a reachable one (`pip config`), and run "
-                "the same command again: what was already fetched is in pip's cache."
+                "The package index could not be reached. Connect, or tell pip of a reachable one (`pip config`), and "
+                "run the same command again: what was already fetched is in pip's cache."
             )
         else:
             advice = "pip could not install this; its output is above."
@@ -139,7 +147,7 @@ class Environment:
 
     def run(self, *arguments: str) -> int:
         """Run `python ARGUMENTS` of the environment in the checkout; its exit code."""
-        command = [self.python, *arguments]
+        command: list[str | Path] = [self.python, *arguments]
         show(command)
         if self.dry_run:
             return 0
@@ -147,7 +155,7 @@ class Environment:
 
     def devices(self) -> list[dict[str, object]]:
         """What `hal devices --json` lists. Raises SetupError when hal itself does not run."""
-        command = [self.python, "-m", "hal", "devices", "--json"]
+        command: list[str | Path] = [self.python, "-m", "hal", "devices", "--json"]
         if self.dry_run and not self.python.exists():
             return []
         done = subprocess.run(command, cwd=ROOT, env=child_environment(), capture_output=True, text=True)
@@ -193,7 +201,7 @@ def make_environment(clear: bool) -> None:
     except ImportError as error:
         raise SetupError(
             f"{sys.executable} has no {error.name}, so it cannot make a virtual environment.\n"
-            f"On Debian and Ubuntu: apt install python3-venv. Elsewhere: a Python {dotted(MINIMUM)} or newer that has it."
+            f"On Debian and Ubuntu: apt install python3-venv. Elsewhere: another Python {dotted(MINIMUM)} or newer."
         ) from None
     VENV.mkdir(exist_ok=True)
     NOTES.write_text("{}", encoding="utf-8")  # ours from the first moment, so an interrupted start can be cleared away
