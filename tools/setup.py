@@ -79,7 +79,7 @@ class Environment:
         """Make `.venv` where it is missing or no longer works, else read what it holds."""
         probe = f"import pip, sys; sys.exit(sys.version_info < {MINIMUM})"
         if self.python.exists() and succeeds([self.python, "-c", probe]):
-            self._read_notes()
+            self.read_notes()
             return
         broken = VENV.exists()
         if broken and not NOTES.exists():
@@ -108,7 +108,7 @@ class Environment:
         what = f"hal with {names}, {about(size)}" if size else f"hal with {names}, since pyproject.toml changed"
         self.pip(what, ["--no-build-isolation", "--editable", target])
         self.extras, self.fingerprint = wanted, fingerprint
-        self._write_notes()
+        self.write_notes()
 
     def require_package(self, requirement: str, megabytes: int, options: Sequence[str] = ()) -> None:
         """Install one pinned package that is no extra."""
@@ -116,7 +116,7 @@ class Environment:
             return
         self.pip(f"{requirement}, {about(megabytes)}", [*options, requirement])
         self.packages.add(requirement)
-        self._write_notes()
+        self.write_notes()
 
     def pip(self, what: str, arguments: Sequence[str]) -> None:
         """`pip install`: a line that says what comes, a sign of life, and pip's own output when it fails."""
@@ -168,7 +168,8 @@ class Environment:
         assert isinstance(listed, list)
         return listed
 
-    def _read_notes(self) -> None:
+    def read_notes(self) -> None:
+        """Take over what the last run noted, if it can be read and is of this checkout."""
         try:
             notes = json.loads(NOTES.read_text(encoding="utf-8"))
             # A checkout that was moved or copied has an .venv that still points at the old place.
@@ -179,7 +180,8 @@ class Environment:
         except (OSError, ValueError, KeyError, TypeError):
             pass  # nothing noted, or damaged: everything is asked of pip again
 
-    def _write_notes(self) -> None:
+    def write_notes(self) -> None:
+        """Note what is installed, in one step, so that an interrupted run leaves the old note or the new."""
         if self.dry_run:
             return
         notes = {
