@@ -96,7 +96,8 @@ def judge_output(got: NDArray[Any], exact: Exact, *, flush: bool = False, role: 
             near_zero = (np.abs(wide_low) < tiny) | (np.abs(wide_high) < tiny)
             right |= near_zero & (result == 0)
     distance = np.where(right & ~(distance <= 1.0), 0.0, distance)  # NaN, infinities, exact and excused results
-    distance = np.where(~right & ~(distance > 1.0), np.inf, distance)
+    distance = np.where(~right & (distance <= 1.0), np.nextafter(1.0, 2.0), distance)
+    distance = np.where(np.isnan(distance), np.inf, distance)
     return _verdict(right, distance, got, value, wide_low, wide_high, role)
 
 

@@ -64,6 +64,7 @@ class Device(ABC):
     def __init__(self, info: DeviceInfo) -> None:
         self.info = info
         self.name = info.name  # the registry puts the device string here: "opencl:0"
+        self.lost = ""  # why the device can no longer be used: set by the registry after fork and at exit
 
     @abstractmethod
     def alloc(self, nbytes: int) -> Handle:

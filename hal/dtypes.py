@@ -58,6 +58,8 @@ def name_of(dtype: object) -> str:
     """
     if isinstance(dtype, str) and dtype in DTYPES:
         return dtype
+    if type(dtype).__module__ == "torch":  # torch.float32 prints as its name
+        dtype = str(dtype).removeprefix("torch.")
     try:
         as_numpy = np.dtype(dtype)  # type: ignore[call-overload]
     except TypeError:

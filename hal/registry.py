@@ -1,0 +1,249 @@
+"""Which backends and devices there are, and the one open Device of each.
+
+Backends come in by entry points of group "hal.backends" alone, those of this tree like a stranger's. They are loaded
+by name on first need, so a broken one hurts only those who ask for it, and keeps its cause.
+
+A device string is `backend:selector`; the selector is an index or any unique part of the device's name. The backend's
+name alone means its first device.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.metadata
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hal.array import check_usable
+from hal.device import Backend, Device, DeviceInfo
+from hal.errors import ArgumentError, BackendUnavailable
+
+REFERENCE = "cpu"  # the one backend that the core knows by name
+GROUP = "hal.backends"
+_log = logging.getLogger("hal.registry")
+
+
+@dataclass(frozen=True)
+class DeviceEntry:
+    """A device that could be opened. `name` is its device string."""
+
+    name: str
+    backend: str
+    info: DeviceInfo
+
+    @property
+    def description(self) -> str:
+        """The name its vendor gives it."""
+        return self.info.name
+
+    @property
+    def priority(self) -> int:
+        """The default device is the one of highest priority; negative (emulators, checkers) is never the default."""
+        return self.info.priority
+
+    @property
+    def dtypes(self) -> frozenset[str]:
+        """Those that operators compute in."""
+        return self.info.dtypes
+
+    @property
+    def memory(self) -> int:
+        """Bytes."""
+        return self.info.memory
+
+    @property
+    def vendor(self) -> str:
+        return self.info.vendor
+
+    @property
+    def props(self) -> Mapping[str, Any]:
+        """The backend's own facts."""
+        return self.info.props
+
+
+class _State:
+    """What this process has found and opened. One object, so that a forked child can start anew."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.points: dict[str, list[importlib.metadata.EntryPoint]] | None = None
+        self.backends: dict[str, Backend] = {}
+        self.failures: dict[str, BackendUnavailable] = {}
+        self.infos: dict[str, list[DeviceInfo]] = {}
+        self.opened: dict[str, Device] = {}
+        self.names: dict[str, str] = {}  # device string as written -> canonical
+        self.default: Device | None = None
+
+
+_state = _State()
+
+
+def backends() -> list[str]:
+    """The names of all installed backends, loaded or not."""
+    return sorted(_entry_points())
+
+
+def backend(name: str) -> Backend:
+    """The backend of that name, loaded on first need. Raises BackendUnavailable with the cause."""
+    with _state.lock:
+        if name not in _state.backends:
+            if name in _state.failures:
+                raise _state.failures[name]
+            try:
+                _state.backends[name] = _load(name)
+            except BackendUnavailable as error:
+                _state.failures[name] = error
+                raise
+        return _state.backends[name]
+
+
+def infos(name: str) -> list[DeviceInfo]:
+    """The devices of a backend, discovered once a process. Raises BackendUnavailable if it does not load."""
+    with _state.lock:
+        if name not in _state.infos:
+            found = list(backend(name).devices())
+            _state.infos[name] = found
+        return _state.infos[name]
+
+
+def devices() -> list[DeviceEntry]:
+    """Every device of every backend that loads, in order of priority; those that do not load are logged."""
+    entries = []
+    for name in backends():
+        try:
+            entries += [DeviceEntry(_string(name, i), name, info) for i, info in enumerate(infos(name))]
+        except BackendUnavailable as error:
+            _log.info("backend %s is left out: %s", name, error)
+    return sorted(entries, key=lambda entry: -entry.priority)
+
+
+def find(device: str) -> DeviceEntry:
+    """The device that a device string names. Raises BackendUnavailable that lists the known ones."""
+    if not isinstance(device, str):
+        raise ArgumentError(f"a device is named by a string such as 'cpu' or 'opencl:0', not {device!r}")
+    prefix, _, selector = device.partition(":")
+    if prefix not in _entry_points():
+        raise BackendUnavailable(f"no backend {prefix!r} for device {device!r}; installed: {', '.join(backends())}")
+    found = infos(prefix)
+    if not found:
+        raise BackendUnavailable(f"{device}: backend {prefix} has no device here: {backend(prefix).why_none()}")
+    if not selector or (selector.isdecimal() and int(selector) < len(found)):
+        index = int(selector or 0)
+        return DeviceEntry(_string(prefix, index), prefix, found[index])
+    exact = [i for i, info in enumerate(found) if info.name.lower() == selector.lower()]
+    matches = exact or [i for i, info in enumerate(found) if selector.lower() in info.name.lower()]
+    if len(matches) != 1:
+        known = ", ".join(f"{_string(prefix, i)} ({info.name})" for i, info in enumerate(found))
+        problem = "names several devices" if matches else "is not there"
+        raise BackendUnavailable(f"device {device!r} {problem}; known: {known}")
+    return DeviceEntry(_string(prefix, matches[0]), prefix, found[matches[0]])
+
+
+def open_device(device: str | Device) -> Device:
+    """The open Device, opened on first need and once a process. An open Device is returned as it is."""
+    if isinstance(device, Device):
+        check_usable(device)
+        return device
+    with _state.lock:
+        canonical = _state.names.get(device) if isinstance(device, str) else None
+        if canonical is None:
+            canonical = find(device).name
+            _state.names[device] = canonical
+        opened = _state.opened.get(canonical)
+        if opened is None:
+            entry = find(canonical)
+            opened = backend(entry.backend).open(entry.info)
+            opened.name = entry.name
+            _state.opened[canonical] = opened
+    check_usable(opened)
+    return opened
+
+
+def default_device() -> Device:
+    """HAL_DEVICE, else the device of highest priority that opens. Decided once a process."""
+    with _state.lock:
+        if _state.default is None:
+            named = os.environ.get("HAL_DEVICE")
+            _state.default = open_device(named) if named else _open_best()
+    check_usable(_state.default)
+    return _state.default
+
+
+def _open_best() -> Device:
+    for entry in devices():
+        if entry.priority < 0:
+            break
+        try:
+            return open_device(entry.name)
+        except Exception as error:  # any failure of a stranger's driver: the next device is tried
+            _log.warning("device %s is passed over: %s", entry.name, error)
+    return open_device(REFERENCE)
+
+
+def opened() -> list[Device]:
+    """The devices this process has opened."""
+    with _state.lock:
+        return list(_state.opened.values())
+
+
+def _entry_points() -> dict[str, list[importlib.metadata.EntryPoint]]:
+    if _state.points is None:
+        points: dict[str, list[importlib.metadata.EntryPoint]] = {}
+        for point in importlib.metadata.entry_points(group=GROUP):
+            same = points.setdefault(point.name, [])
+            if all(point.value != other.value for other in same):
+                same.append(point)
+        _state.points = points
+    return _state.points
+
+
+def _load(name: str) -> Backend:
+    points = _entry_points().get(name)
+    if not points:
+        raise BackendUnavailable(f"no backend {name!r}; installed: {', '.join(backends())}")
+    if len(points) > 1:
+        owners = ", ".join(f"{p.dist.name if p.dist else '?'} ({p.value})" for p in points)
+        raise BackendUnavailable(f"several packages call their backend {name!r}: {owners}; uninstall all but one")
+    try:
+        made = points[0].load()()
+    except Exception as error:  # whatever a stranger's package raises on import is the cause we keep
+        raise BackendUnavailable(f"backend {name!r} ({points[0].value}) failed to load: {error!r}") from error
+    if not isinstance(made, Backend):
+        raise BackendUnavailable(f"backend {name!r}: {points[0].value} is no hal.device.Backend")
+    return made
+
+
+def _string(name: str, index: int) -> str:
+    found = _state.infos[name]
+    return name if len(found) == 1 and found[0].name == name else f"{name}:{index}"
+
+
+def _lose_all(reason: str, *, spare_fork_safe: bool) -> None:
+    for device in _state.opened.values():
+        if not (spare_fork_safe and device.fork_safe):
+            device.lost = reason
+
+
+def _after_fork() -> None:
+    _state.lock = threading.RLock()  # another thread of the parent may have held it
+    _lose_all(
+        "was opened before os.fork() and cannot be used in the child; open it in the child only "
+        "(multiprocessing: use the 'spawn' start method)",
+        spare_fork_safe=True,
+    )
+
+
+def _at_exit() -> None:
+    for device in list(_state.opened.values()):
+        if not device.lost:
+            device.lost = "was closed at exit"
+            device.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)
