@@ -23,7 +23,7 @@ CORE = (
     ("op",),
     ("ops",),
     ("device",),
-    ("cache", "configs"),
+    ("cache", "configs", "dlpack", "settings"),
     ("kernel",),
     ("array",),
     ("interop",),
