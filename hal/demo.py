@@ -25,6 +25,7 @@ import re
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, files
@@ -35,15 +36,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 import hal
-from hal.bound import Verdict
-from hal.dispatch import watch
 from hal.errors import BackendUnavailable
 from hal.op import Op
 from hal.ops import judge
+from hal.registry import DeviceEntry, find
+from hal.settings import watch
 
 if TYPE_CHECKING:
-    from hal_examples.minilm import MiniLM
     from tokenizers import Encoding
+
+    from hal_examples.minilm import MiniLM
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ SHA256 = {
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
     "sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
 }
+PATIENCE = 5.0  # seconds without a word to the user
 MUCH_UNKNOWN = 0.2  # share of unknown tokens above which a sentence is not in the model's language
 
 SENTENCES = (
@@ -81,15 +84,6 @@ class CannotRun(Exception):
     """The demo has nothing to run on; the text says what to do. Exit code 2."""
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A device that takes part. `emulated`: with one sentence only."""
-
-    device: str
-    name: str
-    emulated: bool = False
-
-
 @dataclass
 class Row:
     """What one device did. `error` in units of the bound; `fault` is empty, or what went wrong and in which call."""
@@ -105,25 +99,32 @@ class Row:
     fault: str = ""
 
 
-@dataclass
+@dataclass(eq=False)  # compared and hashed by identity, as `watch` wants
 class Judge:
-    """Observes the operator calls of one device, and remembers the largest error and the first wrong call."""
+    """Observes the operator calls of one device: how many of each operator, which are wrong, the largest error."""
 
-    label: str
+    device: str
+    calls: Counter[str] = field(default_factory=Counter)
+    wrong: Counter[str] = field(default_factory=Counter)
     error: float = 0.0
-    calls: int = 0
-    fault: str = ""
+    first: str = ""  # the first wrong call
     spoke: float = field(default_factory=time.monotonic)
 
-    def __call__(self, op: Op, inputs: tuple[NDArray[Any], ...], outputs: tuple[NDArray[Any], ...]) -> None:
-        verdict: Verdict = judge(op, inputs, outputs)
-        self.calls += 1
+    def __call__(self, op: Op, inputs: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]]) -> None:
+        verdict = judge(op, inputs, outputs)
+        self.calls[op.name] += 1
         self.error = max(self.error, verdict.ratio)
-        if not verdict.ok and not self.fault:
-            self.fault = f"operator call {self.calls}, {op}: {verdict.message}"
-        if time.monotonic() - self.spoke > 2:
-            progress(f"{self.label}: {self.calls} operator calls judged so far")
+        if not verdict.ok:
+            self.wrong[op.name] += 1
+            self.first = self.first or f"{op}: {verdict.message}"
+        if time.monotonic() - self.spoke > PATIENCE:
+            progress(f"{self.device}: {self.calls.total()} operator calls judged so far")
             self.spoke = time.monotonic()
+
+    def fault(self) -> str:
+        """Which operators are wrong, and the first wrong call; empty if none is."""
+        counts = ", ".join(f"{name} in {wrong} of {self.calls[name]} calls" for name, wrong in self.wrong.items())
+        return f"{counts}; first {self.first}" if counts else ""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -171,18 +172,18 @@ def run(args: argparse.Namespace) -> int:
 def read_sentences(sources: Sequence[str]) -> list[str]:
     """The lines of all files that are not blank. Raises CannotRun for what is no text."""
     sentences: list[str] = []
-    for source in sources:
-        where = "standard input" if source == "-" else source
+    names = ["standard input" if source == "-" else source for source in sources]
+    for source, name in zip(sources, names, strict=True):
         try:
             data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
             lines = re.split(r"\r\n|\r|\n", data.decode("utf-8-sig"))
         except OSError as error:
-            raise CannotRun(f"{where} cannot be read: {error.strerror or error}") from error
+            raise CannotRun(f"{name} cannot be read: {error.strerror or error}") from error
         except UnicodeDecodeError as error:
-            raise CannotRun(f"{where} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+            raise CannotRun(f"{name} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
         sentences += [line.strip() for line in lines if line.strip()]
     if not sentences:
-        raise CannotRun(f"no sentence in {' and '.join(sources)}: wanted one sentence a line")
+        raise CannotRun(f"no sentence in {' and '.join(names)}: wanted one sentence a line")
     return sentences
 
 
@@ -226,21 +227,16 @@ def load(folder: Path, device: str) -> MiniLM:
     return MiniLM(folder, device)
 
 
-def choose_devices(requested: Sequence[str] | None) -> list[Choice]:
+def choose_devices(names: Sequence[str] | None) -> list[DeviceEntry]:
     """Those named, or every device but checkers and all emulators after the first. Raises CannotRun: unknown name."""
-    present = {device.name: device for device in hal.devices()}
-    if requested:
-        chosen = []
-        for name in dict.fromkeys(requested):
-            try:
-                device = present[name] if name in present else present[hal.device(name).name]
-            except BackendUnavailable as error:
-                raise CannotRun(str(error)) from error
-            chosen.append(Choice(device.name, device.description, device.priority < 0))
-        return chosen
-    chosen = [Choice(device.name, device.description) for device in present.values() if device.priority >= 0]
-    emulators = [d for d in present.values() if d.priority < 0]
-    return chosen + [Choice(device.name, device.description, True) for device in emulators[:1]]
+    if names is None:
+        present = hal.devices()
+        emulators = [entry for entry in present if entry.priority < 0 and not entry.props.get("checker")]
+        return [entry for entry in present if entry.priority >= 0] + emulators[:1]
+    try:
+        return list({entry.name: entry for entry in map(find, names)}.values())
+    except BackendUnavailable as error:
+        raise CannotRun(str(error)) from error
 
 
 def encode(model: MiniLM, sentences: Sequence[str]) -> list[Encoding]:
@@ -268,26 +264,28 @@ def remark(number: int, sentence: str, encoding: Encoding) -> str:
     return ""
 
 
-def measure(folder: Path, choice: Choice, sentences: Sequence[str], reference: NDArray[np.float32]) -> Row:
+def measure(folder: Path, entry: DeviceEntry, sentences: Sequence[str], reference: NDArray[np.float32]) -> Row:
     """Embed, judge and time on one device. Whatever the device raises becomes its row: the others still run."""
-    row = Row(choice.device, choice.name)
-    judging = Judge(choice.device)
+    row = Row(entry.name, entry.description)
+    judging = Judge(entry.name)
     shortest = min(range(len(sentences)), key=lambda i: len(sentences[i]))
-    picked = slice(shortest, shortest + 1) if choice.emulated else slice(None)
-    progress(f"{choice.device}: embedding {plural(len(sentences[picked]), 'sentence')}, each operator call judged")
+    picked = slice(shortest, shortest + 1) if entry.priority < 0 else slice(None)
+    progress(f"{entry.name}: embedding {plural(len(sentences[picked]), 'sentence')}, each operator call judged")
     try:
-        model = load(folder, choice.device)
+        model = load(folder, entry.name)
         encodings = encode(model, sentences[picked])
         row.sentences = len(encodings)
-        with watch(judging):
-            vectors = embed(model, encodings)
+        with hal.use(fallback="error"):  # the verdict is on this device: nothing may run elsewhere
+            with watch(judging):
+                vectors = embed(model, encodings)
+            row.milliseconds = milliseconds(lambda: embed(model, encodings))
         row.difference = float(np.max(np.abs(vectors - reference[picked])))
-        row.milliseconds = milliseconds(lambda: embed(model, encodings))
-        row.verdict = "WRONG" if judging.fault else "right"
+        row.verdict = "WRONG" if judging.wrong else "right"
     except Exception as error:  # a stranger's backend may raise anything
-        logger.debug("%s failed", choice.device, exc_info=True)
-        row.fault = f"{type(error).__name__} after {plural(judging.calls, 'operator call')}: {error}"
-    row.calls, row.error, row.fault = judging.calls, judging.error, judging.fault or row.fault
+        logger.debug("%s failed", entry.name, exc_info=True)
+        row.fault = f"{type(error).__name__} after {plural(judging.calls.total(), 'operator call')}: {error}"
+    row.calls, row.error = judging.calls.total(), judging.error if judging.calls else None
+    row.fault = "; ".join(filter(None, (judging.fault(), row.fault)))
     return row
 
 
@@ -336,7 +334,7 @@ def print_report(sentences: Sequence[str], pairs: Sequence[tuple[float, int, int
     table = [("device", "name", "sentences", "ms", "calls", "error", "difference", "verdict")]
     for row in rows:
         counted = (str(row.sentences), number(row.milliseconds, ".1f"), str(row.calls))
-        errors = (number(row.error, ".3f"), number(row.difference, ".1e"))
+        errors = (number(row.error, ".2g"), number(row.difference, ".1e"))
         table.append((row.device, shorten(row.name, 40), *counted, *errors, row.verdict))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:

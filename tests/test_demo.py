@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 import hal
 from hal import demo
 from hal.bound import Verdict
-from hal.dispatch import watch
-from hal.errors import BackendUnavailable, DeviceError
+from hal.device import DeviceInfo
+from hal.errors import DeviceError
+from hal.registry import DeviceEntry, find
+from hal.settings import watch
 
 VECTORS = np.eye(4, dtype=np.float32)  # the embeddings of the stand-in model: no two sentences alike
 
@@ -45,9 +47,13 @@ class StandIn:
         return VECTORS[: len(encodings)]
 
 
-def device(name: str, priority: int = 0, **props: Any) -> Any:
+def device(name: str, priority: int = 0, **props: Any) -> DeviceEntry:
     """As hal.devices() lists it."""
-    return SimpleNamespace(name=name, description=f"the device {name}", priority=priority, props=props)
+    info = DeviceInfo(f"the device {name}", frozenset({"float32"}), 1 << 30, priority=priority, props=props)
+    return DeviceEntry(name, name.partition(":")[0], info)
+
+
+DEVICES = {entry.name: entry for entry in (device("cpu"), device("broken:0"))}
 
 
 @pytest.fixture
@@ -55,7 +61,8 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Runs `hal demo` with these arguments on the stand-in model and the devices cpu and broken:0."""
     monkeypatch.setattr(demo, "model_folder", lambda: Path("nowhere"))
     monkeypatch.setattr(demo, "load", lambda folder, name: StandIn(name))
-    monkeypatch.setattr(hal, "devices", lambda: [device("cpu"), device("broken:0")])
+    monkeypatch.setattr(hal, "devices", lambda: list(DEVICES.values()))
+    monkeypatch.setattr(demo, "find", lambda name: DEVICES.get(name) or find(name))
 
     def start(*arguments: str) -> int:
         parser = argparse.ArgumentParser()
@@ -93,8 +100,10 @@ def test_a_wrong_operator_is_named_with_its_shape_and_dtype(
     monkeypatch.setattr(demo, "judge", lambda op, inputs, outputs: Verdict(False, 7.5, "1 of 6 elements is wrong"))
     assert start("--file", text, "--device", "cpu") == 1
     out = capsys.readouterr().out
-    assert re.search(r"^cpu .* 7\.500 .* WRONG$", out, re.M)
-    assert re.search(r"^cpu WRONG: operator call 1, softmax\(.*float32\[2x3\].*: 1 of 6 elements is wrong$", out, re.M)
+    assert re.search(r"^cpu .* 7\.5 .* WRONG$", out, re.M)
+    assert re.search(
+        r"^cpu WRONG: softmax in 1 of 1 calls; first softmax\(.*float32\[2x3\].*: 1 of 6 elements is wrong$", out, re.M
+    )
 
 
 def test_json_holds_everything(start: Callable[..., int], text: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,9 +128,10 @@ def test_the_judge_accepts_what_cpu_computed_and_finds_a_wrong_element() -> None
     op, inputs, (y,) = seen[0]
     right, wrong = demo.Judge("cpu"), demo.Judge("cpu")
     right(op, inputs, (y,))
-    assert (right.calls, right.fault) == (1, "") and right.error <= 1
+    assert (right.calls["softmax"], right.fault()) == (1, "") and right.error <= 1
+    wrong(op, inputs, (y,))
     wrong(op, inputs, (y * np.float32(1.001),))
-    assert wrong.error > 1 and wrong.fault.startswith("operator call 1, softmax(")
+    assert wrong.error > 1 and wrong.fault().startswith("softmax in 1 of 2 calls; first softmax(x=float32[2x3]")
 
 
 def test_sentences_come_from_lines_that_are_not_blank(text: str) -> None:
@@ -164,14 +174,29 @@ def test_a_wrong_count_of_pairs_is_exit_code_2(
 
 
 def test_an_unknown_device_is_exit_code_2_with_the_known_ones(
-    start: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(name: str) -> None:
-        raise BackendUnavailable(f"no device {name!r}; known: cpu")
+    assert start("--device", "cpu", "--device", "abacus:0") == 2
+    assert re.search(r"hal demo: no backend 'abacus' .* cpu", capsys.readouterr().err)
 
-    monkeypatch.setattr(hal, "device", refuse)
-    assert start("--device", "abacus") == 2
-    assert "hal demo: no device 'abacus'; known: cpu" in capsys.readouterr().err
+
+def test_of_emulators_one_runs_and_of_checkers_none_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast, slow, slower = device("acme:0", 9), device("ptx:0", -1), device("ptx:1", -1)
+    strict = device("check:0", -1, checker=True)
+    monkeypatch.setattr(hal, "devices", lambda: [fast, strict, slow, slower])
+    assert demo.choose_devices(None) == [fast, slow]
+    monkeypatch.setattr(demo, "find", {"check:0": strict, "a part of its name": strict, "ptx:1": slower}.get)
+    assert demo.choose_devices(["check:0", "a part of its name", "ptx:1"]) == [strict, slower]
+
+
+def test_an_emulator_embeds_the_shortest_sentence(
+    start: Callable[..., int], text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DEVICES, "ptx:0", device("ptx:0", -1))
+    assert start("--file", text, "--device", "ptx:0", "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)["devices"]
+    assert row["sentences"] == 1
+    assert row["difference"] == 1.0  # the stand-in's vector of any first sentence, held against that of the third
 
 
 def test_without_the_model_the_command_that_installs_it_is_printed(

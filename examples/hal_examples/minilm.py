@@ -16,7 +16,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +61,7 @@ class MiniLM:
         mean = (x.numpy() * weight).sum(axis=1) / weight.sum(axis=1)  # over the words, not over the padding
         return np.asarray(mean / np.linalg.norm(mean, axis=1, keepdims=True), dtype=np.float32)
 
-    def transform(self, layer: str, x: Any, mask: Any) -> Any:
+    def transform(self, layer: str, x: hal.Array, mask: hal.Array) -> hal.Array:
         """One layer: every word looks at every word, then each goes through two dense layers. [b, s, 384]"""
         query, key, value = (
             self.split(self.linear(f"{layer}.attention.self.{name}", x)) for name in ("query", "key", "value")
@@ -75,22 +74,22 @@ class MiniLM:
         hidden = self.linear(f"{layer}.intermediate.dense", x, activation="gelu")  # [b, s, 1536]
         return self.layernorm(f"{layer}.output", self.linear(f"{layer}.output.dense", hidden), residual=x)
 
-    def split(self, x: Any) -> Any:
+    def split(self, x: hal.Array) -> hal.Array:
         """[b, s, 384] seen as [b, h, s, 384 / h]"""
         b, s, width = x.shape
         return x.reshape(b, s, self.heads, width // self.heads).transpose(0, 2, 1, 3)
 
-    def linear(self, name: str, x: Any, activation: str | None = None) -> Any:
+    def linear(self, name: str, x: hal.Array, activation: str | None = None) -> hal.Array:
         """activation(x @ weight.T + bias); the file holds weights as [out, in]."""
         weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
         return hal.matmul(x, weight.T, bias=bias, activation=activation)
 
-    def layernorm(self, name: str, x: Any, residual: Any = None) -> Any:
+    def layernorm(self, name: str, x: hal.Array, residual: hal.Array | None = None) -> hal.Array:
         """The norm of x, or of x + residual."""
         weight, bias = self.weights[f"{name}.LayerNorm.weight"], self.weights[f"{name}.LayerNorm.bias"]
-        if residual is None:
-            return hal.layernorm(x, weight, bias, eps=self.epsilon)
-        return hal.layernorm(x, weight, bias, eps=self.epsilon, residual=residual)[0]  # [1] is the sum itself
+        result: hal.Array | tuple[hal.Array, hal.Array]
+        result = hal.layernorm(x, weight, bias, eps=self.epsilon, residual=residual)
+        return result[0] if isinstance(result, tuple) else result  # with a residual, the sum itself comes second
 
 
 if __name__ == "__main__":
