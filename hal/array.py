@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hal import dlpack
 from hal.device import Device, Operand
 from hal.dtypes import DTYPES
 from hal.errors import ArgumentError, DeviceError, OptionError, ShapeError
@@ -100,14 +101,18 @@ class Array:
         raise ArgumentError("a hal.Array is not copied to the host unasked; use .numpy()")
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        from hal.interop import export_device  # noqa: PLC0415  (only interop knows DLPack)
+        """DLPack's (device type, device number). Raises BufferError where the device has no type in DLPack."""
+        if self.device.info.dlpack_type is None:
+            raise BufferError(f"{self!r} has no DLPack device type; use .numpy()")
+        return self.device.info.dlpack_type, 0
 
-        return export_device(self)
-
-    def __dlpack__(self, **options: Any) -> Any:
-        from hal.interop import export_capsule  # noqa: PLC0415
-
-        return export_capsule(self, **options)
+    def __dlpack__(self, *, stream: Any = None, dl_device: Any = None, copy: bool | None = None, **_: Any) -> Any:
+        """A capsule over the memory itself, where that is host memory. Raises BufferError elsewhere."""
+        check_usable(self.device)
+        if self.device.info.dlpack_type != 1 or dl_device not in (None, (1, 0)) or copy:
+            raise BufferError(f"{self!r} cannot be exported without a copy; use .numpy()")
+        self.device.synchronize()
+        return dlpack.write(self.memory.handle + self.offset, self.spec, self.memory)
 
     # ---- views
 
@@ -119,7 +124,7 @@ class Array:
         return Array(self.memory, self.spec.permute([a % self.ndim for a in order]), self.offset)
 
     @property
-    def T(self) -> Array:  # noqa: N802  (NumPy's name)
+    def T(self) -> Array:
         """The transpose."""
         return self.transpose()
 

@@ -41,7 +41,9 @@ class DeviceInfo:
     priority: int = 0  # the default device is the usable one of highest priority; negative is never the default
     dlpack_type: int | None = None  # DLPack's device type of tensors that live here
     torch_type: str | None = None  # torch's device type of tensors that live here
-    props: Mapping[str, Any] = field(default_factory=dict)  # the backend's own facts, for its algorithms and `hal devices`
+    props: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # the backend's own facts, for its algorithms and `hal devices`
 
 
 class Plan(ABC):
@@ -109,7 +111,7 @@ class Device(ABC):
         """Seconds between two marks."""
         return float(stop - start)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - nothing to give back is a fine default
         """Give everything back. The device is not used afterwards."""
 
 

@@ -217,7 +217,9 @@ class KernelDevice(Device):
                 rejected.append(f"{config}: {error}")
         raise UnsupportedError(f"{op.name}: no kernel of device {self.name} takes {op}: " + "; ".join(rejected))
 
-    def prepare_config(self, op: Op, algorithm: Algorithm, config: Config, rejected: tuple[str, ...] = ()) -> KernelPlan:
+    def prepare_config(
+        self, op: Op, algorithm: Algorithm, config: Config, rejected: tuple[str, ...] = ()
+    ) -> KernelPlan:
         """The plan of one given config: what `prepare` does for the first that works, and tests for each."""
         op_class = OPERATORS[op.name].classify(op)
         key = (op.name, op_class, config)

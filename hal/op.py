@@ -60,7 +60,8 @@ class TensorSpec:
     def is_contiguous(self) -> bool:
         """Row-major without gaps (axes of length 1 do not count)."""
         return self.size == 0 or all(
-            n == 1 or have == want for n, have, want in zip(self.shape, self.strides, row_major(self.shape), strict=True)
+            n == 1 or have == want
+            for n, have, want in zip(self.shape, self.strides, row_major(self.shape), strict=True)
         )
 
     def extent(self) -> tuple[int, int]:
@@ -162,7 +163,10 @@ class Op:
 
         def operands(rows: list[list[Any]]) -> tuple[tuple[str, TensorSpec], ...]:
             return tuple(
-                (str(role), TensorSpec(DTYPES[dtype].name, tuple(map(int, shape)), tuple(map(int, strides)), int(align)))
+                (
+                    str(role),
+                    TensorSpec(DTYPES[dtype].name, tuple(map(int, shape)), tuple(map(int, strides)), int(align)),
+                )
                 for role, dtype, shape, strides, align in rows
             )
 

@@ -28,8 +28,9 @@ CORE = (
     ("array",),
     ("interop",),
     ("registry",),
+    ("calls",),
     ("dispatch",),
-    ("api",),
+    ("api", "planning"),
     ("__init__",),
 )
 LEVEL = {name: level for level, row in enumerate(CORE) for name in row}

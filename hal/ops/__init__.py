@@ -16,8 +16,7 @@ from hal.ops.operator import Operator
 from hal.ops.softmax import Softmax
 
 OPERATORS: dict[str, Operator] = {
-    operator.name: operator
-    for operator in (Matmul(), Softmax(log=False), Softmax(log=True), LayerNorm(), RMSNorm())
+    operator.name: operator for operator in (Matmul(), Softmax(log=False), Softmax(log=True), LayerNorm(), RMSNorm())
 }
 
 

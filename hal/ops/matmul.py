@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hal import doubledouble as wide
-from hal.bound import MAXIMUM, SMALLEST, U, Exact
+from hal.bound import MAXIMUM, SMALLEST, Exact, U
 from hal.doubledouble import Float64, Wide
 from hal.dtypes import DTYPES, accumulator
 from hal.errors import DTypeError, OptionError, ShapeError

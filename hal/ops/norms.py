@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hal import doubledouble as wide
-from hal.bound import MAXIMUM, SMALLEST, U, Exact
+from hal.bound import MAXIMUM, SMALLEST, Exact, U
 from hal.doubledouble import Wide
 from hal.dtypes import accumulator, round_to
 from hal.errors import ArgumentError, DTypeError, OptionError, ShapeError

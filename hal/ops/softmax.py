@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hal import doubledouble as wide
-from hal.bound import MAXIMUM, NORMAL, U, Exact
+from hal.bound import MAXIMUM, NORMAL, Exact, U
 from hal.dtypes import accumulator
 from hal.errors import ShapeError
 from hal.op import Op, OpClass, TensorSpec
@@ -101,9 +101,7 @@ class Softmax(Operator):
             scale_error = 0.0 if _power_of_two(scale) else 1.0
             mask_error = 1.0 if additive else 0.0
             d = u * (
-                scale_error * (scaled + at_top)
-                + mask_error * (np.abs(near_z) + np.abs(near_top))
-                + 2.0 * distance
+                scale_error * (scaled + at_top) + mask_error * (np.abs(near_z) + np.abs(near_top)) + 2.0 * distance
             )
             share = wide.nearest(weights) / wide.nearest(total)
             p = np.where(share > 0, share * d, 0.0).sum(axis=-1, keepdims=True)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hal import device as contract
+from hal.device import Backend as BackendContract
 from hal.device import Bytes, DeviceInfo, Operand, Plan
+from hal.device import Device as DeviceContract
 from hal.dtypes import DTYPES
 from hal.errors import DeviceMemoryError, UnsupportedError
 from hal.op import Op, TensorSpec
@@ -21,7 +22,7 @@ from hal_cpu_reference.operators import COMPUTE
 _ALIGNMENT = 64
 
 
-class Backend(contract.Backend):
+class Backend(BackendContract):
     """One device, `cpu`."""
 
     name = "cpu"
@@ -43,7 +44,7 @@ class Backend(contract.Backend):
         return Device(info)
 
 
-class Device(contract.Device):
+class Device(DeviceContract):
     """Host memory and NumPy."""
 
     fork_safe = True  # there is no driver whose state a fork could split
@@ -112,7 +113,7 @@ def view(spec: TensorSpec, address: int, offset: int) -> NDArray[Any]:
         return np.empty(spec.shape, dtype)
     memory = (ctypes.c_char * (high - low)).from_address(address + offset + low)
     strides = tuple(s * spec.itemsize for s in spec.strides)
-    return np.ndarray(spec.shape, dtype, memory, -low, strides)
+    return np.ndarray(spec.shape, dtype, memory, -low, strides)  # type: ignore[arg-type]
 
 
 def _physical_memory() -> int:

@@ -34,12 +34,12 @@ def matmul(op: Op, inputs: Arrays) -> list[NDArray[Any]]:
         return [round_to(ACTIVATIONS[op.param("activation")](t), op.outputs[0][1].dtype)]
 
 
-def matmul_int8(a: NDArray[np.int8], b: NDArray[np.int8], bias: NDArray[np.int32] | None) -> NDArray[np.int32]:
+def matmul_int8(a: NDArray[Any], b: NDArray[Any], bias: NDArray[Any] | None) -> NDArray[Any]:
     """int8 -> int32; sums wrap modulo 2^32. Products of int8 sum exactly in float64 (K < 2^39), which BLAS has."""
     total = np.matmul(a.astype(np.float64), b.astype(np.float64)).astype(np.int64)
     if bias is not None:
         total = total + bias
-    return total.astype(np.uint64).astype(np.uint32).view(np.int32)
+    return np.asarray(total.astype(np.uint64).astype(np.uint32).view(np.int32))
 
 
 def relu(t: Float64) -> Float64:

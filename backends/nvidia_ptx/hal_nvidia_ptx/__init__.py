@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hal import device as contract
+from hal.device import Backend as BackendContract
 from hal.device import Device, DeviceInfo
 from hal.errors import BackendUnavailable
 
 __all__ = ["Backend"]
 
 
-class Backend(contract.Backend):
+class Backend(BackendContract):
     """Finds no device: there are no kernels to run on one."""
 
     name = "cuda"

@@ -1,0 +1,146 @@
+"""Plans that a caller holds, and explanations of what a call would do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hal.array import Array
+from hal.device import Device, Plan
+from hal.dispatch import named_options, uploaded, uploaded_contiguous
+from hal.errors import ArgumentError, DeviceError, OptionError, ShapeError
+from hal.interop import kind_of
+from hal.op import Op, TensorSpec
+from hal.ops import OPERATORS
+from hal.registry import default_device, open_device
+from hal.settings import current
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "matmul": {"activation": None, "alpha": 1.0, "out_dtype": None, "precision": None},
+    "softmax": {"axis": -1, "scale": 1.0, "out_dtype": None},
+    "log_softmax": {"axis": -1, "scale": 1.0, "out_dtype": None},
+    "layernorm": {"axis": -1, "eps": 1e-5, "return_stats": False, "out_dtype": None},
+    "rmsnorm": {"axis": -1, "eps": None, "return_stats": False, "out_dtype": None},
+}
+
+
+class HeldPlan:
+    """An operator decided once. Call it with hal.Arrays: the inputs in order, then the outputs."""
+
+    __slots__ = ("op", "device", "_plan", "_specs", "_split")
+
+    def __init__(self, op: Op, device: Device, plan: Plan, specs: tuple[TensorSpec, ...], inputs: int) -> None:
+        self.op, self.device, self._plan, self._specs, self._split = op, device, plan, specs, inputs
+
+    def __call__(self, *arrays: Array) -> None:
+        """Enqueue. Raises ShapeError, DeviceError where an array is not what was planned for."""
+        if len(arrays) != len(self._specs):
+            raise ArgumentError(f"plan of {self.op}: {len(self._specs)} arrays wanted, {len(arrays)} given")
+        device, operands = self.device, []
+        for x, want in zip(arrays, self._specs):  # noqa: B905 - the lengths were compared, and strict= costs
+            spec = x.spec
+            if spec is not want and not _fits(spec, want):
+                raise ShapeError(f"plan of {self.op}: planned for {want}, given {spec}")
+            if x.device is not device or device.lost:
+                raise DeviceError(f"plan of {self.op}: planned for {device.name} {device.lost}, given {x!r}")
+            operands.append((x.memory.handle, x.offset))
+        self._plan(operands[self._split :], operands[: self._split])
+
+    def describe(self) -> dict[str, Any]:
+        """What was decided, as plain values."""
+        return {"op": str(self.op), "device": self.device.name, **self._plan.describe()}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a call would do. `plan` has the kernels and launches of a device that compiles source."""
+
+    op: Op
+    device: Device
+    plan: Plan
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values: operator, device, config, launches, and what was passed over and why."""
+        return {"op": str(self.op), "device": self.device.name, "name": self.device.info.name, **self.plan.describe()}
+
+    def __str__(self) -> str:
+        lines = []
+        for key, value in self.describe().items():
+            if isinstance(value, list):
+                lines += [f"{key}:", *(f"  {item}" for item in value)] if value else []
+            else:
+                lines.append(f"{key}: {value}")
+        return "\n".join(lines)
+
+
+def plan(name: str, /, *operands: Any, out: Any = None, device: str | Device | None = None, **options: Any) -> HeldPlan:
+    """Decide an operator once, to run it many times on hal.Arrays of the same layouts.
+
+        step = hal.plan("matmul", a, b, activation="gelu")
+        step(a, b, out)
+
+    Args:
+        name: the operator. operands: hal.Arrays (or hal.op.TensorSpecs) in the operator's order; the optional ones may
+            also be given by name. out: layout of the result, or a tuple of them; contiguous by default.
+        device: where; needed only if every operand is a TensorSpec. options: the operator's.
+    """
+    explained, specs = _decide(name, operands, out, device, options)
+    inputs = len(explained.op.inputs)
+    return HeldPlan(explained.op, explained.device, explained.plan, specs, inputs)
+
+
+def explain(name: str, /, *operands: Any, device: str | Device | None = None, **options: Any) -> Explanation:
+    """What `hal.<name>(*operands, **options)` would do and why; runs nothing. Operands as for `plan`, or any arrays."""
+    return _decide(name, operands, options.pop("out", None), device, options)[0]
+
+
+def _decide(
+    name: str, operands: tuple[Any, ...], out: Any, device: str | Device | None, options: dict[str, Any]
+) -> tuple[Explanation, tuple[TensorSpec, ...]]:
+    operator = OPERATORS.get(name)
+    if operator is None:
+        raise OptionError(f"no operator {name!r}; there are: {', '.join(OPERATORS)}")
+    options = dict(options)
+    given = dict(zip(operator.roles, operands))  # noqa: B905 - optional operands may be left out
+    given.update({role: options.pop(role) for role in operator.roles if role in options})
+    unknown = [key for key in options if key not in DEFAULTS[name]]
+    if unknown:
+        raise OptionError(f"{name}: no option {unknown[0]!r}; there are: {', '.join(DEFAULTS[name])}")
+    missing = [role for role in operator.roles[: operator.required] if given.get(role) is None]
+    if missing:
+        raise ArgumentError(f"{name}: operand {missing[0]} is missing")
+    specs = {role: _spec(x) for role, x in given.items() if x is not None}
+    chosen = _device_of([*given.values(), out], device)
+    values = {**DEFAULTS[name], **options}
+    named = named_options(name, list(values.values()), current())
+    results = operator.infer(specs, named)
+    targets = list(out) if isinstance(out, tuple) else [out] * (1 if out is not None else 0)
+    out_specs = [_spec(t) for t in targets] or [
+        uploaded_contiguous(TensorSpec.contiguous(r.dtype, r.shape)) for r in results
+    ]
+    op = operator.build(specs, out_specs, named)
+    return Explanation(op, chosen, chosen.prepare(op)), (*specs.values(), *out_specs)
+
+
+def _spec(x: Any) -> TensorSpec:
+    if isinstance(x, TensorSpec):
+        return x
+    kind = kind_of(x)
+    spec = kind.spec(x)
+    return spec if kind.device(x) is not None else uploaded(spec)
+
+
+def _device_of(operands: list[Any], device: str | Device | None) -> Device:
+    homes = {x.device for x in operands if isinstance(x, Array)}
+    if len(homes) > 1:
+        raise DeviceError(f"operands are on several devices: {', '.join(sorted(d.name for d in homes))}")
+    if homes:
+        return homes.pop()
+    asked = device if device is not None else current().device
+    return default_device() if asked is None else open_device(asked)
+
+
+def _fits(spec: TensorSpec, want: TensorSpec) -> bool:
+    """Equal but for an alignment that is at least what was planned for."""
+    same = (spec.dtype, spec.shape, spec.strides) == (want.dtype, want.shape, want.strides)
+    return same and spec.align % want.align == 0
