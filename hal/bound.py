@@ -60,10 +60,10 @@ class Verdict:
 def interval(exact: Exact) -> tuple[NDArray[Any], NDArray[Any]]:
     """(RN(r - e), RN(r + e)) in the output's dtype."""
     error = np.where(np.isnan(exact.error), 0.0, exact.error)
-    if isinstance(exact.value, DoubleDouble):
-        low, high = nearest(exact.value - error), nearest(exact.value + error)
-        return round_to(low, exact.dtype), round_to(high, exact.dtype)
     with np.errstate(invalid="ignore", over="ignore"):
+        if isinstance(exact.value, DoubleDouble):
+            low, high = nearest(exact.value - error), nearest(exact.value + error)
+            return round_to(low, exact.dtype), round_to(high, exact.dtype)
         return round_to(exact.value - error, exact.dtype), round_to(exact.value + error, exact.dtype)
 
 

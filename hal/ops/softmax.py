@@ -92,6 +92,7 @@ class Softmax(Operator):
             total = wide.total(weights)
             if self.log:
                 value = difference - wide.log(total)
+                value = wide.where(empty, -np.inf, value) if mask is not None else value
             else:
                 value = wide.where(empty, 0.0, weights / total) if mask is not None else weights / total
 
