@@ -27,11 +27,19 @@ def matmul(op: Op, inputs: Arrays) -> list[NDArray[Any]]:
     if op.dtype == "int8":
         return [matmul_int8(operands["a"], operands["b"], operands.get("bias"))]
     with np.errstate(all="ignore"):
-        product = np.matmul(operands["a"].astype(np.float64), operands["b"].astype(np.float64))
+        product = multiply(operands["a"], operands["b"], rows_alone=op.param("deterministic") != "run")
         t = op.param("alpha") * product
         if "bias" in operands:
             t = t + operands["bias"].astype(np.float64)
         return [round_to(ACTIVATIONS[op.param("activation")](t), op.outputs[0][1].dtype)]
+
+
+def multiply(a: NDArray[Any], b: NDArray[Any], rows_alone: bool) -> Float64:
+    """a @ b in float64. `rows_alone`: each row by itself, since BLAS orders additions by the number of rows as well."""
+    wide_a, wide_b = np.ascontiguousarray(a).astype(np.float64), np.ascontiguousarray(b).astype(np.float64)
+    if not rows_alone:
+        return np.asarray(np.matmul(wide_a, wide_b))
+    return np.asarray(np.matmul(wide_a[..., :, None, :], wide_b[..., None, :, :])[..., 0, :])
 
 
 def matmul_int8(a: NDArray[Any], b: NDArray[Any], bias: NDArray[Any] | None) -> NDArray[Any]:
