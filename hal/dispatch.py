@@ -48,15 +48,23 @@ def call(
     """
     settings = current()
     try:
-        # An option's class is part of the key: 1, 1.0 and True are equal, but not equally right.
+        # An option's class is part of the key: 1 and True are equal, but not equally right. The NumPy branch is written
+        # out: a function call for each operand would cost a third of the whole lookup.
         key = (
             name,
             options,
-            tuple([type(x) for x in options]),
             device,
             settings,
-            _signature(out),
-            *map(_signature, arrays),
+            None if out is None else _signature(out),
+            *[
+                (x.dtype, x.shape, x.strides, x.flags.aligned)
+                if type(x) is np.ndarray
+                else None
+                if x is None
+                else _signature(x)
+                for x in arrays
+            ],
+            *map(type, options),
         )
         prepared = _calls.get(key)
     except TypeError:  # unhashable: nothing that hal takes; the rules will say what it is
@@ -69,11 +77,12 @@ def call(
 
 
 def _signature(x: Any) -> Any:
+    """Hashable; equal only for operands of which the same call can be made."""
     kind = type(x)
-    if kind is np.ndarray:
-        return x.dtype, x.shape, x.strides, x.flags.aligned
     if kind is Array:
         return id(x.spec), x.device  # the Call keeps the spec, so its id is not given to another
+    if kind is np.ndarray:
+        return x.dtype, x.shape, x.strides, x.flags.aligned
     if x is None:
         return None
     if kind is tuple:

@@ -184,6 +184,13 @@ class KernelPlan(Plan):
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """Stands among the compiled kernels for one that this device cannot have."""
+
+    reason: str
+
+
 class KernelDevice(Device):
     """A device that supplies `compile`, `launch` and a table of algorithms, and gets `prepare`."""
 
@@ -229,18 +236,24 @@ class KernelDevice(Device):
         return KernelPlan(self, op, config, kernels, algorithm.schedule(op, config), rejected)
 
     def compiled(self, kernel: Kernel) -> Any:
-        """The compiled form, made once, whatever the number of threads that ask."""
+        """The compiled form, made once, whatever the number of threads that ask. A refusal is remembered too."""
         compiled = self._compiled.get(kernel)
         if compiled is None:
             with self._compiling:
                 compiled = self._compiled.get(kernel)
                 if compiled is None:
-                    compiled = self._compiled[kernel] = self.compile(kernel)
+                    try:
+                        compiled = self.compile(kernel)
+                    except UnsupportedError as refusal:
+                        compiled = _Refused(str(refusal))
+                    self._compiled[kernel] = compiled
+        if isinstance(compiled, _Refused):
+            raise UnsupportedError(compiled.reason)
         return compiled
 
     def compilations(self) -> int:
         """How many kernels were compiled so far: a new shape of a known class adds none."""
-        return len(self._compiled)
+        return sum(not isinstance(compiled, _Refused) for compiled in self._compiled.values())
 
 
 def resolve(

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -22,9 +22,12 @@ FALLBACK = ("error", "warn")
 Observer = Callable[..., None]  # called as observer(op, inputs, outputs) with canonical host arrays
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Settings:
-    """One choice of each. `device` None: where the arrays are, else the default device."""
+    """One choice of each. `device` None: where the arrays are, else the default device.
+
+    Compared by identity, which is quick: equal choices are one object (`_intern`).
+    """
 
     device: str | Device | None = None
     precision: str | None = None
@@ -35,8 +38,15 @@ class Settings:
 
 
 @lru_cache(maxsize=256)
-def _intern(settings: Settings) -> Settings:
-    return settings
+def _intern(
+    device: str | Device | None,
+    precision: str | None,
+    deterministic: str,
+    fallback: str,
+    check: bool,
+    observer: Observer | None,
+) -> Settings:
+    return Settings(device, precision, deterministic, fallback, check, observer)
 
 
 def from_environment() -> Settings:
@@ -44,7 +54,8 @@ def from_environment() -> Settings:
     fallback = os.environ.get("HAL_FALLBACK", "error")
     if fallback not in FALLBACK:
         raise OptionError(f"HAL_FALLBACK has to be one of {FALLBACK}, not {fallback!r}")
-    return _intern(Settings(fallback=fallback, check=os.environ.get("HAL_CHECK", "0") not in ("", "0")))
+    check = os.environ.get("HAL_CHECK", "0") not in ("", "0")
+    return _intern(None, None, "run", fallback, check, None)
 
 
 _current: ContextVar[Settings] = ContextVar("hal settings")
@@ -116,7 +127,9 @@ def watch(observer: Observer) -> Iterator[None]:
 
 @contextmanager
 def _changed(**changes: Any) -> Iterator[None]:
-    token = _current.set(_intern(replace(current(), **changes)))
+    now = current()
+    fields = {name: getattr(now, name) for name in Settings.__dataclass_fields__}
+    token = _current.set(_intern(**{**fields, **changes}))
     try:
         yield
     finally:
