@@ -37,7 +37,10 @@ LEVEL = {name: level for level, row in enumerate(CORE) for name in row}
 
 # Above the core: they import the core and each other. The core names none of them.
 ABOVE = frozenset(
-    ("conformance", "tune", "capi", "torch", "onnx", "jax", "hf", "bench", "demo", "doctor", "cli", "__main__")
+    (
+        *("conformance", "tune", "capi", "torch", "onnx", "jax", "hf", "bench", "demo"),
+        *("terminal", "commands", "doctor", "cli", "__main__"),
+    )
 )
 
 BACKENDS = {
