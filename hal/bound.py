@@ -28,6 +28,26 @@ MAXIMUM = {"float32": float(np.finfo(np.float32).max), "float64": float(np.finfo
 
 
 @dataclass(frozen=True)
+class Allowance:
+    """What a device declares of itself, with a reason, in a profile: it widens the bound, and the verdict says so.
+
+    flush: float32 subnormals, given or computed, may be set to 0. ulp_exp, ulp_log: the error of its exponential and
+    logarithm in units in the last place; every device has 2.
+    """
+
+    flush: bool = False
+    ulp_exp: float = 2.0
+    ulp_log: float = 2.0
+
+    def tiny(self, kind: str) -> float:
+        """What underflow may cost a single operation in accumulator `kind`."""
+        return NORMAL[kind] if self.flush else SMALLEST[kind]
+
+
+STRICT = Allowance()
+
+
+@dataclass(frozen=True)
 class Exact:
     """What one output may be.
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hal.bound import Verdict, judge_output
+from hal.bound import STRICT, Allowance, Verdict, judge_output
 from hal.op import Op
 from hal.ops.matmul import Matmul
 from hal.ops.norms import LayerNorm, RMSNorm
@@ -20,26 +20,28 @@ OPERATORS: dict[str, Operator] = {
 }
 
 
-def judge(op: Op, inputs: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]], *, flush: bool = False) -> Verdict:
+def judge(
+    op: Op, inputs: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]], allow: Allowance = STRICT
+) -> Verdict:
     """Hold the outputs of one call against the operator's bound.
 
     Args:
         op: the call. inputs, outputs: canonical arrays, that is of the shapes in `op`.
-        flush: the device declared that it sets float32 subnormals to 0: an end of the interval there may be 0, and
-            the result may be right for the inputs with their subnormals set to 0.
+        allow: what the device's profile declares. If that is flushing, an end of the interval that is subnormal in
+            float32 may be 0, and the result may be right for the inputs with their subnormals set to 0.
     """
-    verdict = _judge(op, inputs, outputs, flush)
-    if flush and not verdict.ok:
+    verdict = _judge(op, inputs, outputs, allow)
+    if allow.flush and not verdict.ok:
         flushed = [_without_subnormals(x) for x in inputs]
-        second = _judge(op, flushed, outputs, flush)
+        second = _judge(op, flushed, outputs, allow)
         return second if second.ok else verdict
     return verdict
 
 
-def _judge(op: Op, inputs: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]], flush: bool) -> Verdict:
-    exact = OPERATORS[op.name].exact(op, inputs)
+def _judge(op: Op, inputs: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]], allow: Allowance) -> Verdict:
+    exact = OPERATORS[op.name].exact(op, inputs, allow)
     verdicts = [
-        judge_output(got, want, flush=flush, role=role)
+        judge_output(got, want, flush=allow.flush, role=role)
         for (role, _), got, want in zip(op.outputs, outputs, exact, strict=True)
     ]
     messages = "; ".join(v.message for v in verdicts if v.message)

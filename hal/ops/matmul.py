@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hal import doubledouble as wide
-from hal.bound import MAXIMUM, SMALLEST, Exact, U
+from hal.bound import MAXIMUM, STRICT, Allowance, Exact, U
 from hal.doubledouble import Float64, Wide
 from hal.dtypes import DTYPES, accumulator
 from hal.errors import DTypeError, OptionError, ShapeError
@@ -119,7 +119,7 @@ class Matmul(Operator):
             wide=needs_wide_index(*specs),
         )
 
-    def exact(self, op: Op, inputs: Sequence[NDArray[Any]]) -> tuple[Exact, ...]:
+    def exact(self, op: Op, inputs: Sequence[NDArray[Any]], allow: Allowance = STRICT) -> tuple[Exact, ...]:
         """e = L (g(K+2) (|alpha| |A|.|B| + |bias|) + (K+2) max(1, |alpha|) tiny) + 4 u |t|, the last term for
         gelu and silu only: K products and sums, alpha and bias make K + 2 roundings (N. Higham, "Accuracy and
         Stability of Numerical Algorithms", 2002, section 3.5), and L carries them through the activation."""
@@ -133,7 +133,7 @@ class Matmul(Operator):
             return (Exact(dtype, wrapped, np.zeros(wrapped.shape)),)
         activation, alpha, k = op.param("activation"), op.param("alpha"), a.shape[-1]
         kind = accumulator(op.dtype)
-        u, tiny = U[kind], SMALLEST[kind]
+        u, tiny = U[kind], allow.tiny(kind)
         with np.errstate(all="ignore"):
             wide_a, wide_b = wide.widen(a), wide.widen(b)
             t: Wide = wide.matmul(wide_a, wide_b) * alpha

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hal import doubledouble as wide
-from hal.bound import MAXIMUM, SMALLEST, Exact, U
+from hal.bound import MAXIMUM, STRICT, Allowance, Exact, U
 from hal.doubledouble import Wide
 from hal.dtypes import accumulator, round_to
 from hal.errors import ArgumentError, DTypeError, OptionError, ShapeError
@@ -141,7 +141,7 @@ class LayerNorm(Norm):
     roles = ("x", "weight", "bias", "residual")
     statistics = ("mean", "rstd")
 
-    def exact(self, op: Op, inputs: Sequence[NDArray[Any]]) -> tuple[Exact, ...]:
+    def exact(self, op: Op, inputs: Sequence[NDArray[Any]], allow: Allowance = STRICT) -> tuple[Exact, ...]:
         """With d = x - mean, R = 1/sqrt(var + eps), y0 = w d R, C additions in a chain, and the mean's error
         delta = (8 + log2 n) u |mean| + C u mean|d|:
 
@@ -149,7 +149,7 @@ class LayerNorm(Norm):
         mean: delta; rstd: R ((C + 6) u + (delta R)^2)."""
         rows, by_role = self._rows(op, inputs)
         n, kind, eps = rows.shape[-1], accumulator(op.dtype), op.param("eps")
-        u, tiny, chain = U[kind], SMALLEST[kind], min(rows.shape[-1], CHAIN)
+        u, tiny, chain = U[kind], allow.tiny(kind), min(rows.shape[-1], CHAIN)
         if n == 0:
             return tuple(Exact(spec.dtype, np.zeros(spec.shape), np.zeros(spec.shape)) for _, spec in op.outputs)
         with np.errstate(all="ignore"):
@@ -189,11 +189,11 @@ class RMSNorm(Norm):
     roles = ("x", "weight", "residual")
     statistics = ("rstd",)
 
-    def exact(self, op: Op, inputs: Sequence[NDArray[Any]]) -> tuple[Exact, ...]:
+    def exact(self, op: Op, inputs: Sequence[NDArray[Any]], allow: Allowance = STRICT) -> tuple[Exact, ...]:
         """e = |y| (C + 8) u + (|w| + 1) tiny; rstd: R (C + 8) u."""
         rows, by_role = self._rows(op, inputs)
         n, kind, eps = rows.shape[-1], accumulator(op.dtype), op.param("eps")
-        u, tiny, chain = U[kind], SMALLEST[kind], min(rows.shape[-1], CHAIN)
+        u, tiny, chain = U[kind], allow.tiny(kind), min(rows.shape[-1], CHAIN)
         if n == 0:
             return tuple(Exact(spec.dtype, np.zeros(spec.shape), np.zeros(spec.shape)) for _, spec in op.outputs)
         with np.errstate(all="ignore"):

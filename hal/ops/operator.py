@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hal.bound import Exact
+from hal.bound import STRICT, Allowance, Exact
 from hal.dtypes import DTYPES, FLOATS, accumulator, name_of
 from hal.errors import ArgumentError, DTypeError, HalError, OptionError, ShapeError, UnsupportedError
 from hal.op import Op, OpClass, TensorSpec
@@ -62,7 +62,7 @@ class Operator(ABC):
         """The Op without its sizes."""
 
     @abstractmethod
-    def exact(self, op: Op, inputs: Sequence[NDArray[Any]]) -> tuple[Exact, ...]:
+    def exact(self, op: Op, inputs: Sequence[NDArray[Any]], allow: Allowance = STRICT) -> tuple[Exact, ...]:
         """r and e of each output; `inputs` are canonical arrays (the shapes of op.inputs) in their own dtypes."""
 
     def fail(self, kind: type[HalError], operands: Operands, wanted: str, advice: str = "") -> HalError:

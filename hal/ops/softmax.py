@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hal import doubledouble as wide
-from hal.bound import MAXIMUM, NORMAL, Exact, U
+from hal.bound import MAXIMUM, NORMAL, STRICT, Allowance, Exact, U
 from hal.dtypes import accumulator
 from hal.errors import ShapeError
 from hal.op import Op, OpClass, TensorSpec
 from hal.ops.operator import Operands, Operator, Options, Result, check_floats, check_not_scalar
 from hal.ops.rows import classify_rows, move_last
 
-ULP_EXP = ULP_LOG = 2.0  # error of exp and log, in units in the last place, that every subject is allowed
 CHAIN = 128  # no chain of more than this many additions: longer sums go in lanes or blocks
 
 
@@ -62,7 +61,7 @@ class Softmax(Operator):
     def classify(self, op: Op) -> OpClass:
         return classify_rows(op, (("scaled", op.param("scale") != 1.0),))
 
-    def exact(self, op: Op, inputs: Sequence[NDArray[Any]]) -> tuple[Exact, ...]:
+    def exact(self, op: Op, inputs: Sequence[NDArray[Any]], allow: Allowance = STRICT) -> tuple[Exact, ...]:
         """With D_i the error of z_i - max z (its roundings: scaling, mask, the two z, the difference), P the mean of
         D under the softmax, and C additions in a chain:
 
@@ -72,6 +71,7 @@ class Softmax(Operator):
         dtype, scale = op.outputs[0][1].dtype, op.param("scale")
         kind = accumulator(op.dtype)
         u, n = U[kind], x.shape[-1]
+        ulp_exp, ulp_log = allow.ulp_exp, allow.ulp_log
         additive = mask is not None and mask.dtype != np.bool_
         with np.errstate(all="ignore"):
             z = wide.widen(x) * scale
@@ -110,10 +110,10 @@ class Softmax(Operator):
             chain = min(n, CHAIN)
             if self.log:
                 log_total = np.abs(np.log(wide.nearest(total)))
-                error = d + p + (chain + 2 * ULP_EXP + 2 * ULP_LOG + 4) * u
-                error = error + u * (distance + 2 * ULP_LOG * log_total + np.abs(y))
+                error = d + p + (chain + 2 * ulp_exp + 2 * ulp_log + 4) * u
+                error = error + u * (distance + 2 * ulp_log * log_total + np.abs(y))
             else:
-                error = np.where(y > 0, y * np.expm1(d + p + (chain + 4 * ULP_EXP + 4) * u), 0.0) + NORMAL[kind]
+                error = np.where(y > 0, y * np.expm1(d + p + (chain + 4 * ulp_exp + 4) * u), 0.0) + NORMAL[kind]
         # An element of -inf is exactly 0 (log: -inf); a row of one element is exactly 1 (log: 0).
         exactly = np.isneginf(near_z) | (n == 1)
         error = np.where(exactly | np.isnan(error), 0.0, error)
