@@ -1,0 +1,96 @@
+"""`hal conformance DEVICE`: run the cases, print the report, and write failures as files."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from pathlib import Path
+
+from hal.conformance import isolate, repro
+from hal.conformance.case import LEVELS, Case
+from hal.conformance.cases import select
+from hal.conformance.profile import Profile, read
+from hal.conformance.report import Progress, Report
+from hal.conformance.session import Outcome, Runner, outcomes, run_here
+from hal.device import Device
+from hal.errors import HalError
+from hal.registry import find, open_device
+
+EXAMPLE = "example: hal conformance opencl:0 --level full --ops softmax,layernorm --save failures"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `hal conformance`."""
+    parser.add_argument("device", metavar="DEVICE", help='a device string: "cpu", "opencl:0", "opencl:rtx" …')
+    parser.add_argument("--level", choices=LEVELS, default="smoke", help="how many cases (default: smoke)")
+    parser.add_argument("--ops", metavar="OPS", default="", help="only these operators, with commas (default: all)")
+    parser.add_argument("-k", metavar="PATTERN", dest="pattern", default="", help="only cases with this in their name")
+    parser.add_argument("--profile", metavar="FILE", type=Path, help="TOML file with what the device's maker declares")
+    parser.add_argument("--json", metavar="FILE", nargs="?", const="-", help="write the report as JSON (-: to stdout)")
+    parser.add_argument("--save", metavar="DIR", type=Path, help="write each failure as a file for `hal repro`")
+    parser.add_argument(
+        "--isolate", action="store_true", help="run in child processes: a crash or a hang costs one case"
+    )
+    parser.add_argument("--timeout", metavar="S", type=float, default=60.0, help="seconds for a case with --isolate")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the cases' data (default: 0)")
+    parser.add_argument("--list", action="store_true", help="print the names of the cases and end")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0: the device passes; 1: it fails; 2: it could not be judged."""
+    try:
+        operators = [name for name in args.ops.replace(" ", "").split(",") if name]
+        cases = select(args.level, operators, args.pattern)
+        if args.list:
+            print("\n".join(case.name for case in cases))
+            return 0
+        if not cases:
+            raise HalError(f"no case of level {args.level} matches")
+        profile = read(args.profile) if args.profile else Profile()
+        report = judge_device(args, cases, profile)
+        if args.json == "-":
+            print(json.dumps(report.to_json(), indent=1))
+            report.write(sys.stderr)
+        else:
+            report.write(sys.stdout)
+            if args.json:
+                Path(args.json).write_text(json.dumps(report.to_json(), indent=1), encoding="utf-8")
+        return report.exit_code
+    except (HalError, OSError) as error:
+        print(f"hal conformance: {error}", file=sys.stderr)
+        return 2
+
+
+def judge_device(args: argparse.Namespace, cases: list[Case], profile: Profile) -> Report:
+    """The report on the device. Raises BackendUnavailable or DeviceError where there is none."""
+    entry = find(args.device)
+    device: Device | None = None
+    runner: Runner
+    if args.isolate:  # the device is opened in the children alone
+        runner = isolate.run_apart(isolate.worker(entry.name), args.timeout, args.seed)
+    else:
+        device = open_device(entry.name)
+        runner = run_here(device, args.seed)
+    report = Report(entry.name, entry.info, args.level, profile)
+    progress = Progress(f"hal conformance {entry.name}", len(cases))
+    start = time.perf_counter()
+    for case, outcome in zip(cases, outcomes(cases, entry.info.dtypes, profile, runner), strict=True):
+        report.outcomes.append(outcome)
+        progress(outcome)
+        if args.save and outcome.status == "failed":
+            save(args.save, entry.name, case, outcome, args.seed)
+    report.seconds = time.perf_counter() - start
+    return report
+
+
+def save(folder: Path, device: str, case: Case, outcome: Outcome, seed: int) -> None:
+    """The failure as a file of its own in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / (case.name.replace("/", "_").replace("*", "x") + ".safetensors")
+    repro.write(path, device, case, outcome.result, seed)
+    with contextlib.suppress(ValueError):
+        path = path.relative_to(Path.cwd())
+    print(f"written: {path} (hal repro {path})", file=sys.stderr)
