@@ -9,4 +9,6 @@ Importing this package does not import pyopencl; asking the Backend for devices 
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from hal_opencl.discovery import Backend
+
+__all__ = ["Backend"]
