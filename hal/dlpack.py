@@ -41,24 +41,13 @@ class _Managed(ctypes.Structure):
     pass
 
 
-_DELETER = ctypes.CFUNCTYPE(None, ctypes.POINTER(_Managed))
-_Managed._fields_ = [("tensor", _Tensor), ("context", ctypes.c_void_p), ("deleter", _DELETER)]
+_Managed._fields_ = [("tensor", _Tensor), ("context", ctypes.c_void_p), ("deleter", ctypes.c_void_p)]
 
 _python = ctypes.pythonapi
 _get_pointer = _python.PyCapsule_GetPointer
 _get_pointer.restype, _get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
 _is_valid = _python.PyCapsule_IsValid
 _is_valid.restype, _is_valid.argtypes = ctypes.c_int, [ctypes.py_object, ctypes.c_char_p]
-_DESTRUCTOR = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-_new_capsule = _python.PyCapsule_New
-_new_capsule.restype, _new_capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, _DESTRUCTOR]
-# The destructor sees an object that is being destroyed: by address, not as a Python object.
-_name_of_dying = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.c_void_p)(("PyCapsule_GetName", _python))
-_pointer_of_dying = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
-    ("PyCapsule_GetPointer", _python)
-)
-
-_alive: dict[int, tuple[Any, ...]] = {}  # exported tensors by address: what keeps each of them in place
 
 
 def read(capsule: Any) -> NDArray[Any]:
@@ -78,33 +67,27 @@ def read(capsule: Any) -> NDArray[Any]:
     spec = TensorSpec(dtype, shape, strides)
     if spec.size == 0:
         return np.empty(shape, DTYPES[dtype].numpy)
-    low, high = (n * spec.itemsize for n in spec.extent())
-    memory = (ctypes.c_char * (high - low)).from_address((tensor.data or 0) + tensor.byte_offset + low)
-    memory._capsule = capsule
-    array = np.ndarray(shape, DTYPES[dtype].numpy, memory, -low, tuple(s * spec.itemsize for s in strides))
+    array = _over((tensor.data or 0) + tensor.byte_offset, spec, DTYPES[dtype].numpy, capsule)
     array.flags.writeable = False  # a legacy capsule cannot say whether writing is allowed
     return array
 
 
 def write(address: int, spec: TensorSpec, owner: Any) -> Any:
-    """A capsule over host memory; `owner` is kept until the consumer lets go."""
-    managed = _Managed()
-    shape = (ctypes.c_int64 * spec.ndim)(*spec.shape)
-    strides = (ctypes.c_int64 * spec.ndim)(*spec.strides)
-    code, bits = DTYPES[spec.dtype].dlpack
-    managed.tensor = _Tensor(address, 1, 0, spec.ndim, code, bits, 1, shape, strides, 0)
-    managed.deleter = _release
-    _alive[ctypes.addressof(managed)] = (managed, shape, strides, owner)
-    return _new_capsule(ctypes.addressof(managed), _NAME, _destroy)
+    """A capsule over host memory; `owner` is kept until the consumer lets go.
+
+    NumPy makes the capsule, over integers of the same width, and the true dtype is then written into it: so the
+    destructor is NumPy's, in C. One in Python would run with exceptions pending, which Python code must not.
+    """
+    integers = _over(address, spec, np.dtype(f"i{spec.itemsize}"), owner)
+    capsule = integers.__dlpack__()
+    tensor = ctypes.cast(_get_pointer(capsule, _NAME), ctypes.POINTER(_Managed)).contents.tensor
+    tensor.code, tensor.bits = DTYPES[spec.dtype].dlpack
+    return capsule
 
 
-@_DELETER
-def _release(managed: Any) -> None:
-    _alive.pop(ctypes.addressof(managed.contents), None)
-
-
-@_DESTRUCTOR
-def _destroy(capsule: int) -> None:
-    # A consumer renames the capsule and calls the deleter itself; nobody did.
-    if _name_of_dying(capsule) == _NAME:
-        _alive.pop(_pointer_of_dying(capsule, _NAME) or 0, None)
+def _over(address: int, spec: TensorSpec, dtype: np.dtype[Any], owner: Any) -> NDArray[Any]:
+    """An array over memory at an address, which keeps `owner`."""
+    low, high = (n * spec.itemsize for n in spec.extent())
+    memory: Any = (ctypes.c_char * max(high - low, 1)).from_address(address + low)
+    memory._owner = owner
+    return np.ndarray(spec.shape, dtype, memory, -low, tuple(s * spec.itemsize for s in spec.strides))

@@ -136,8 +136,10 @@ class TorchKind(Kind):
         return TensorSpec(dtype, tuple(x.shape), x.stride(), min(align, 64))
 
     def signature(self, x: Any) -> Any:
+        if x.layout is not self.torch.strided:
+            return x.layout  # has no strides to ask for; `spec` refuses it
         pending = x.is_neg(), x.requires_grad and self.torch.is_grad_enabled()
-        return x.dtype, x.shape, x.stride(), x.device, x.data_ptr() & 63, x.layout, pending
+        return x.dtype, x.shape, x.stride(), x.device, x.data_ptr() & 63, pending
 
     def host(self, x: Any) -> NDArray[Any]:
         x = x.detach()
@@ -179,7 +181,7 @@ class DLPackKind(Kind):
         return host.dtype, host.shape, host.strides
 
     def host(self, x: Any) -> NDArray[Any]:
-        return self._read(x)
+        return x if isinstance(x, np.ndarray) else self._read(x)  # `empty` makes NumPy arrays
 
     def empty(self, spec: TensorSpec, like: Any) -> Any:
         return np.empty(spec.shape, DTYPES[spec.dtype].numpy)
