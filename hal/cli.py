@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import os
 import signal
 import sys
@@ -53,7 +52,7 @@ COMMANDS = {
     ),
     "conformance": Command(
         "hal.conformance.command",
-        "judge a device: is every result of every operator within its bound?",
+        "judge whether every result of every operator on a device is within its bound",
         ("hal conformance cpu", "hal conformance opencl:0 --level full --json report.json"),
     ),
     "repro": Command(
@@ -67,7 +66,7 @@ COMMANDS = {
         (
             "hal explain matmul --shapes 64x128,128x32",
             "hal explain layernorm --shapes x=8x768,weight=768 --options eps=1e-6",
-            "hal explain matmul --shapes 64x128,32x128:T --dtype float16 --device opencl:0 --dump kernels",
+            "hal explain matmul --shapes 64x128,128x32:T --dtype float16 --device opencl:0 --dump kernels",
         ),
     ),
     "cache": Command(
@@ -76,8 +75,8 @@ COMMANDS = {
         ("hal cache", "hal cache clear"),
     ),
     "bench": Command(
-        "hal.bench.command",
-        "time hal against its peers",
+        "hal.bench",
+        "time what a call costs before the device sees it",
         ("hal bench dispatch",),
     ),
 }
@@ -123,12 +122,10 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
         )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, command in COMMANDS.items():
-        if importlib.util.find_spec(command.module.rpartition(".")[0]) is None:
-            continue  # a part that this installation lacks
         below = commands.add_parser(
             name,
             help=command.summary,
-            description=command.summary[0].upper() + command.summary[1:] + ".",
+            description=f"{command.summary[0].upper()}{command.summary[1:]}.",
             epilog="\n".join(("examples:", *(f"  {line}" for line in command.examples))),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             parents=[common],
@@ -143,14 +140,15 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
 
 def report(error: Exception, args: argparse.Namespace) -> int:
     """Say what went wrong, in the words of the error where hal raised it, with a traceback where it is a bug."""
-    expected = isinstance(error, (HalError, OSError, MemoryError))
+    absent = isinstance(error, ModuleNotFoundError) and not (error.name or "hal").startswith("hal")
+    expected = absent or isinstance(error, (HalError, OSError, MemoryError))
     if args.traceback or not expected:
         traceback.print_exception(error)
     if expected:
-        complain(str(error) or type(error).__name__)
+        complain((str(error) or type(error).__name__) + ("; `hal doctor` says how to install it" if absent else ""))
     else:
         complain(f"{type(error).__name__} is not what a command should end with: a bug in hal or in a backend")
-    if getattr(args, "json", False) is True:  # a reader of JSON is owed a document
+    if args.json in (True, "-"):  # its reader is owed a document
         try:
             write_json({"error": str(error), "kind": type(error).__name__})
             flush()
