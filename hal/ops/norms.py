@@ -120,13 +120,26 @@ class Norm(Operator):
             value = wide.reshape(value, spec.shape)
             error = np.broadcast_to(np.where(np.isnan(error), 0.0, error), wide_shape(found, role, rows))
             error = error.reshape(spec.shape)
+            if role == "mean" and (infinite := np.isinf(sums := _infinite_sums(rows))).any():
+                # A sum about the row's first element is NaN if that is the infinite one: either is right.
+                value = wide.reshape(wide.where(infinite, sums, found[role][0]), spec.shape)
+                either = (overflow | infinite).reshape(spec.shape)
+                exact.append(Exact(spec.dtype, value, error, either, np.full(spec.shape, np.nan)))
+                continue
             if role == "sum" or not overflow.any():
                 exact.append(Exact(spec.dtype, value, error))
                 continue
             where = np.broadcast_to(overflow, wide_shape(found, role, rows)).reshape(spec.shape)
-            fallback = np.broadcast_to(limit if role == "out" else 0.0, wide_shape(found, role, rows))
+            fallback = np.broadcast_to({"out": limit, "rstd": 0.0}.get(role, np.nan), wide_shape(found, role, rows))
             exact.append(Exact(spec.dtype, value, error, where, fallback.reshape(spec.shape)))
         return tuple(exact)
+
+
+def _infinite_sums(rows: NDArray[Any]) -> NDArray[np.float64]:
+    """(rows, 1): the sum of a row with infinities; 0 for a row without."""
+    values = rows.astype(np.float64)
+    with np.errstate(all="ignore"):
+        return np.where(np.isinf(values).any(axis=-1, keepdims=True), values.sum(axis=-1, keepdims=True), 0.0)
 
 
 def wide_shape(found: dict[str, tuple[Wide, NDArray[np.float64]]], role: str, rows: NDArray[Any]) -> tuple[int, ...]:

@@ -123,9 +123,11 @@ def layernorm(op: Op, inputs: Arrays) -> list[NDArray[Any]]:
     x, total = with_residual(op, operands)
     n = x.shape[-1]
     with np.errstate(all="ignore"):
-        # About the first element: constant rows have exactly this mean, and large means lose no digits.
+        # About the first element: constant rows have exactly this mean, and large means lose no digits. Then about
+        # that mean, in case it is the first element that is large.
         first = x[:, :1]
         mean = first + np.sum(x - first, axis=-1, keepdims=True) / n
+        mean = mean + np.sum(x - mean, axis=-1, keepdims=True) / n
         d = x - mean
         rstd = 1.0 / np.sqrt(np.sum(d * d, axis=-1, keepdims=True) / n + op.param("eps"))
         y = d * rstd
