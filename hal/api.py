@@ -199,7 +199,7 @@ def asarray(x: Any, *, device: str | Device | None = None, dtype: Any = None, co
 
 def empty(shape: int | Sequence[int], dtype: Any, *, device: str | Device | None = None) -> Array:
     """A new hal.Array whose elements are whatever was there."""
-    lengths = (shape,) if isinstance(shape, int) else tuple(shape)
+    lengths: tuple[Any, ...] = (shape,) if isinstance(shape, int) else tuple(shape)
     if any(not isinstance(n, int) or n < 0 for n in lengths):
         raise ArgumentError(f"empty: a shape is lengths >= 0, not {shape!r}")
     asked = device if device is not None else current().device

@@ -123,7 +123,7 @@ def judge_output(got: NDArray[Any], exact: Exact, *, flush: bool = False, role: 
 
 def _half_ulp(x: Float64, dtype: str) -> Float64:
     """Half the distance between neighbours of `dtype` at x."""
-    info = ml_dtypes.finfo(DTYPES[dtype].numpy)
+    info = ml_dtypes.finfo(DTYPES[dtype].numpy)  # type: ignore[no-untyped-call]
     exponent = np.maximum(np.frexp(np.where(np.isfinite(x), x, 0.0))[1] - 1, int(info.minexp))
     return np.asarray(np.ldexp(0.5, exponent - int(info.nmant)))
 

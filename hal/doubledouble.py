@@ -202,9 +202,9 @@ def normal_cdf(x: Wide) -> Wide:
     """
     if not isinstance(x, DoubleDouble):
         return _erfc_elementwise(np.asarray(x * -_SQRT_HALF[0])) * 0.5
-    t = x * _constant(_SQRT_HALF)
-    inside = np.abs(t.hi) < 7.2
-    t = where(inside, t, 0.0)
+    scaled = x * _constant(_SQRT_HALF)
+    inside = np.abs(scaled.hi) < 7.2
+    t = where(inside, scaled, 0.0)
     assert isinstance(t, DoubleDouble)
     square = t * t
     term, series = t, t

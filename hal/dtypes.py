@@ -110,4 +110,4 @@ def round_to(values: NDArray[np.float64], name: str) -> NDArray[Any]:
 
 def largest(name: str) -> float:
     """The largest finite value of a floating dtype."""
-    return float(ml_dtypes.finfo(DTYPES[name].numpy).max)
+    return float(ml_dtypes.finfo(DTYPES[name].numpy).max)  # type: ignore[no-untyped-call]

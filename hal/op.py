@@ -238,7 +238,7 @@ def merge_axes(shape: Sequence[int], *strides: Sequence[int]) -> tuple[tuple[int
             merged[-1] = [merged[-1][0] * n, *steps]
         else:
             merged.append([n, *steps])
-    columns = list(zip(*merged, strict=True)) if merged else [()] * (1 + len(strides))
+    columns: list[tuple[int, ...]] = list(zip(*merged, strict=True)) if merged else [()] * (1 + len(strides))
     return columns[0], columns[1:]
 
 

@@ -144,15 +144,18 @@ def find(device: str) -> DeviceEntry:
 
 
 def open_device(device: str | Device) -> Device:
-    """The open Device, opened on first need and once a process. An open Device is returned as it is."""
+    """The open Device, opened on first need and once a process. An open Device is returned as it is.
+
+    Raises:
+        BackendUnavailable: no such device. ArgumentError: not a name at all. DeviceError: lost by fork or at exit.
+    """
     if isinstance(device, Device):
         check_usable(device)
         return device
     with _state.lock:
-        canonical = _state.names.get(device) if isinstance(device, str) else None
+        canonical = _state.names.get(str(device))
         if canonical is None:
-            canonical = find(device).name
-            _state.names[device] = canonical
+            canonical = _state.names[device] = find(device).name
         opened = _state.opened.get(canonical)
         if opened is None:
             entry = find(canonical)
