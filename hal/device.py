@@ -59,7 +59,7 @@ class Plan(ABC):
 
 
 class Device(ABC):
-    """An open device. The first seven methods are required; each other has a default that works."""
+    """An open device. The first six methods are required; each other has a default that works."""
 
     fork_safe = False
 

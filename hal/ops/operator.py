@@ -1,6 +1,6 @@
 """What hal knows of an operator apart from any device: its operands, its rules, its class of kernels, its bound.
 
-One object a operator, in `hal.ops.OPERATORS`. The parts stand in the same order in each file:
+One object an operator, in `hal.ops.OPERATORS`. The parts stand in the same order in each file:
 
     infer     which results a call has; every wrong call is refused here, before anything is written
     build     the call as a canonical Op (hal/op.py says what canonical is)
