@@ -119,23 +119,28 @@ def batch(device: Device, case: Case, allow: Allowance, seed: int) -> Findings:
 
 
 def threads(device: Device, case: Case, allow: Allowance, seed: int) -> Findings:
-    """Beyond `once`: two threads that run one plan at the same time get the same bits."""
+    """Beyond `once`: two threads that run one plan at once, each on its own data, get the same bits as alone."""
     found = once(device, case, allow, seed)
     plan = device.prepare(case.op)
     faults: list[str] = []
 
-    def work() -> None:
+    def work(images: Sequence[Image], alone: Sequence[NDArray[Any]]) -> None:
         try:
             for _ in range(ROUNDS):
-                got, wrong = execute(device, plan, case.op, case.inputs(seed), case.shared, NAN_FILL)
+                got, wrong = execute(device, plan, case.op, images, case.shared, NAN_FILL)
                 faults.extend(wrong)
-                for (role, _), x, y in zip(case.op.outputs, found.outputs, got, strict=True):
+                for (role, _), x, y in zip(case.op.outputs, alone, got, strict=True):
                     if differs := different_bits(x, y):
                         faults.append(f"{role} differs while another thread runs the same plan: {differs}")
         except Exception as error:  # it would end with the thread otherwise
             faults.append(f"with two threads: {type(error).__name__}: {error}")
 
-    both = [threading.Thread(target=work) for _ in range(2)]
+    both = []
+    for own in (seed, seed + 1):
+        images = case.inputs(own)
+        alone, wrong = execute(device, plan, case.op, images, case.shared, NAN_FILL)
+        faults.extend(wrong)
+        both.append(threading.Thread(target=work, args=(images, alone)))
     for thread in both:
         thread.start()
     for thread in both:

@@ -176,7 +176,8 @@ def witnesses(operator: str, dtype: str) -> Iterator[Case]:
         for label, scale in (("", 1.0), ("-small-variance", 1e-2 if dtype == "float32" else 1.0)):
             level = "smoke" if n == 257 else "full"
             data = operands(operator, dtype, (5, n))
-            yield make(operator, f"large-mean{label}/{n}", data, normal(scale, mean), level, return_stats=True)
+            yield make(operator, f"large-mean{label}/{n}", data, normal(scale, mean), level)
+            yield make(operator, f"large-mean{label}/{n}/statistics", data, normal(scale, mean), return_stats=True)
     yield make(operator, "huge-mean/129", operands(operator, dtype, (5, 129)), normal(1.0, 3e4))
     yield make(operator, "first-element-apart/129", plain(dtype, (5, 129)), first(apart), "smoke")
     yield make(operator, "many-magnitudes/257", plain(dtype, (5, 257)), first(magnitudes))

@@ -1,0 +1,218 @@
+"""No right result is called wrong: devices that are right in other ways than the reference pass the suite.
+
+Float32 throughout: in NumPy's order of additions, in 32 lanes, with products fused into the sums, and by torch. Lanes
+of one chain each are right up to n = 4096 where there are 32: chains of 128 additions are what the bounds allow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hal.conformance import Case, run_case, select
+from hal.conformance.subject import Compute, Subject
+from hal.dtypes import DTYPES
+from hal.op import Op
+from hal.ops.rows import row_length
+
+Arrays: TypeAlias = Sequence[NDArray[Any]]
+Sum: TypeAlias = Callable[[Any], Any]
+
+SOFTMAX = ("softmax", "log_softmax")
+
+
+def row_sum(x: Any) -> Any:
+    return np.sum(x, axis=-1, keepdims=True)
+
+
+def lanes(x: Any) -> Any:
+    """Sum of float32 in 32 lanes, then the lanes in a tree."""
+    n = x.shape[-1]
+    padded = np.zeros((*x.shape[:-1], -(-max(n, 1) // 32) * 32), x.dtype)
+    padded[..., :n] = x
+    partial = np.zeros((*x.shape[:-1], 32), x.dtype)
+    for start in range(0, padded.shape[-1], 32):
+        partial = partial + padded[..., start : start + 32]
+    for half in (16, 8, 4, 2, 1):
+        partial = partial[..., :half] + partial[..., half : 2 * half]
+    return partial
+
+
+def fused(a: Any, b: Any) -> Any:
+    """fma(a_k, b_k, c) for ascending k, in 8 lanes so that no chain is long: the product is not rounded."""
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+    accumulators = np.zeros((8, *a.shape[:-1], b.shape[-1]), a.dtype)
+    for k in range(a.shape[-1]):
+        product = wide_a[..., :, k : k + 1] * wide_b[..., k : k + 1, :]
+        accumulators[k % 8] = (product + accumulators[k % 8]).astype(a.dtype)
+    return accumulators.sum(axis=0, dtype=a.dtype)
+
+
+def plain(total: Sum, product: Callable[[Any, Any], Any], shifted: bool = False) -> Compute:
+    """Every operator in float32, as one would write it; float64 in float64."""
+
+    def compute(op: Op, inputs: Arrays) -> list[NDArray[Any]]:
+        if op.dtype == "int8":
+            whole = np.matmul(inputs[0].astype(np.int32), inputs[1].astype(np.int32))
+            return [whole + inputs[2] if len(inputs) > 2 else whole]
+        kind = np.float64 if op.dtype == "float64" else np.float32
+        by_role = {r: x if x.dtype == np.bool_ else x.astype(kind) for (r, _), x in zip(op.inputs, inputs, strict=True)}
+        with np.errstate(all="ignore"):
+            results = _plain(op, by_role, kind, total, product, shifted)
+            return [results[role].reshape(spec.shape).astype(DTYPES[spec.dtype].numpy) for role, spec in op.outputs]
+
+    return compute
+
+
+def _plain(op: Op, x: dict[str, Any], kind: Any, total: Sum, product: Any, shifted: bool) -> dict[str, Any]:
+    if op.name == "matmul":
+        a, b = x["a"], x["b"]
+        if op.param("deterministic") == "batch":  # BLAS orders additions by the number of rows as well
+            made = product(a[..., :, None, :], b[..., None, :, :])[..., 0, :]
+        else:
+            made = product(a, b)
+        t = kind(op.param("alpha")) * made
+        t = t + x["bias"] if "bias" in x else t
+        return {"out": _activate(op.param("activation"), t, kind)}
+    if op.name in SOFTMAX:
+        z = np.ascontiguousarray(x["x"]) * kind(op.param("scale"))
+        mask = x.get("mask")
+        if mask is not None:
+            z = np.where(mask, z, kind(-np.inf)) if mask.dtype == np.bool_ else z + mask
+        top = np.max(z, axis=-1, keepdims=True, initial=-np.inf)
+        empty = (top == -np.inf) & (mask is not None)
+        d = z - np.where(empty, kind(0), top)
+        weights = np.exp(d)
+        if op.name == "softmax":
+            return {"out": np.where(empty, kind(0), weights / total(weights))}
+        return {"out": np.where(empty, kind(-np.inf), d - np.log(total(weights)))}
+    s = np.ascontiguousarray(x["x"])
+    if "residual" in x:
+        s = (s + x["residual"]).astype(DTYPES[op.dtype].numpy).astype(kind)
+    split = s.ndim - op.param("row_ndim")
+    s = s.reshape(math.prod(s.shape[:split]), math.prod(s.shape[split:]))
+    n = kind(s.shape[-1])
+    if op.name == "layernorm":
+        mean = total(s) / n
+        if shifted:
+            # Twice: about the first element for constant rows, then about what that gave, since one step loses
+            # everything below the first element's last place.
+            mean = s[:, :1] + total(s - s[:, :1]) / n
+            mean = mean + total(s - mean) / n
+    else:
+        mean = np.zeros((len(s), 1), kind)
+    d = s - mean
+    r = kind(1) / np.sqrt(total(d * d) / n + kind(op.param("eps")))
+    y = d * r
+    y = y * x["weight"].reshape(-1) if "weight" in x else y
+    y = y + x["bias"].reshape(-1) if "bias" in x else y
+    return {"out": y, "sum": s, "mean": mean, "rstd": r}
+
+
+def _activate(activation: str | None, t: Any, kind: Any) -> Any:
+    if activation == "relu":
+        return np.maximum(t, kind(0))
+    if activation == "silu":
+        return np.where(t == -np.inf, kind(0), t / (kind(1) + np.exp(-t)))
+    if activation == "gelu":
+        erf = np.frompyfunc(math.erf, 1, 1)(t * kind(math.sqrt(0.5))).astype(kind)
+        return np.where(t == -np.inf, kind(0), kind(0.5) * t * (kind(1) + erf))
+    if activation == "gelu_tanh":
+        inner = kind(math.sqrt(2 / math.pi)) * (t + kind(0.044715) * t * t * t)
+        return np.where(t == -np.inf, kind(0), kind(0.5) * t * (kind(1) + np.tanh(inner)))
+    return t
+
+
+LAWFUL = {
+    "NumPy": plain(row_sum, np.matmul),
+    "NumPy, mean about the first element": plain(row_sum, np.matmul, shifted=True),
+    "32 lanes, fused multiply-add": plain(lanes, fused),
+}
+
+
+def accused(device: Subject, cases: Sequence[Case]) -> dict[str, str]:
+    """What the suite says against a device."""
+    results = [run_case(device, case) for case in cases]
+    return {result.name: result.message for result in results if result.status != "passed"}
+
+
+@pytest.mark.parametrize("name", LAWFUL)
+@pytest.mark.parametrize("level", ["smoke", pytest.param("full", marks=pytest.mark.slow)])
+def test_float32_in_another_order_is_right(level: str, name: str) -> None:
+    longest = 4096 if "lanes" in name else 2**31
+    cases = [c for c in select(level) if c.operator == "matmul" or row_length(c.op) <= longest]
+    assert accused(Subject(LAWFUL[name]), cases) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["smoke", "full"])
+def test_torch_is_right(level: str) -> None:
+    pytest.importorskip("torch")
+    cases = [case for case in select(level) if case.dtype == "float32" and case.name not in NOT_PROMISED_BY_TORCH]
+    assert accused(Subject(by_torch), cases) == {}
+
+
+# What torch does not promise and hal does. Each was looked at: torch is not called wrong by mistake.
+NOT_PROMISED_BY_TORCH = {
+    # A row's bits depend on how many rows there are.
+    *(case.name for case in select("full", ["matmul"], "rows-alone")),
+    # 16 lanes: chains of 62,500 additions, where the contract is 128.
+    "softmax/float32/size/1x1000003",
+    "log_softmax/float32/size/1x1000003",
+    # Welford's recurrence feeds each error of the running mean into the variance once, not squared.
+    "layernorm/float32/large-mean/17/statistics",
+    "layernorm/float32/large-mean/257/statistics",
+}
+
+
+def by_torch(op: Op, inputs: Arrays) -> Arrays:
+    """Each operator by torch's own of that name."""
+    import torch
+    from torch.nn import functional
+
+    x = {role: torch.from_numpy(np.ascontiguousarray(a)) for (role, _), a in zip(op.inputs, inputs, strict=True)}
+    if op.name == "matmul":
+        return [_matmul_by_torch(op, x).numpy()]
+    if op.name in SOFTMAX:
+        z, mask = x["x"] * op.param("scale"), x.get("mask")
+        if mask is not None:
+            z = z.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else z + mask
+        y = (functional.softmax if op.name == "softmax" else functional.log_softmax)(z, dim=-1)
+        if mask is not None:
+            empty = (z == -math.inf).all(dim=-1, keepdim=True)
+            y = y.masked_fill(empty, 0.0 if op.name == "softmax" else -math.inf)
+        return [y.numpy()]
+    total = x["x"] + x["residual"] if "residual" in x else x["x"]
+    depth, eps = op.param("row_ndim"), op.param("eps")
+    row = total.shape[total.ndim - depth :]
+    if total.numel() == 0:
+        return [np.zeros(spec.shape) for _, spec in op.outputs]
+    if op.name == "rmsnorm":
+        y = functional.rms_norm(total, row, x.get("weight"), eps)
+        axes = tuple(range(-depth, 0))
+        results = {"out": y, "sum": total, "rstd": torch.rsqrt((total * total).mean(dim=axes, keepdim=True) + eps)}
+    else:
+        made = torch.native_layer_norm(total, row, x.get("weight"), x.get("bias"), eps)
+        results = {"out": made[0], "sum": total, "mean": made[1], "rstd": made[2]}
+    return [results[role].reshape(spec.shape).numpy() for role, spec in op.outputs]
+
+
+def _matmul_by_torch(op: Op, x: dict[str, Any]) -> Any:
+    import torch
+    from torch.nn import functional
+
+    t = op.param("alpha") * torch.matmul(x["a"], x["b"])
+    t = t + x["bias"] if "bias" in x else t
+    activation = op.param("activation")
+    if activation in ("gelu", "gelu_tanh"):
+        # torch gives NaN for infinities; the rules have the limits.
+        y = functional.gelu(t, approximate="tanh" if activation == "gelu_tanh" else "none")
+        return torch.where(t.abs() == math.inf, torch.relu(t), y)
+    if activation == "silu":
+        return torch.where(t == -math.inf, torch.zeros_like(t), functional.silu(t))
+    return torch.relu(t) if activation == "relu" else t
