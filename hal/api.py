@@ -24,11 +24,6 @@ from hal.settings import current
 
 A = TypeVar("A")
 
-_MATMUL = ("a", "b", "bias")
-_SOFTMAX = ("x", "mask")
-_LAYERNORM = ("x", "weight", "bias", "residual")
-_RMSNORM = ("x", "weight", "residual")
-
 
 def matmul(
     a: A,
@@ -58,7 +53,7 @@ def matmul(
         device: where to compute host arrays.
     """
     return _dispatch.call(  # type: ignore[no-any-return]
-        "matmul", _MATMUL, (a, b, bias), (activation, alpha, out_dtype, precision), out, device
+        "matmul", (a, b, bias), (activation, alpha, out_dtype, precision), out, device
     )
 
 
@@ -83,7 +78,7 @@ def softmax(
             which a mask leaves nothing is zeros.
         out: may be x. out_dtype: float32 for 16-bit x. device: where to compute host arrays.
     """
-    return _dispatch.call("softmax", _SOFTMAX, (x, mask), (axis, scale, out_dtype), out, device)  # type: ignore[no-any-return]
+    return _dispatch.call("softmax", (x, mask), (axis, scale, out_dtype), out, device)  # type: ignore[no-any-return]
 
 
 def log_softmax(
@@ -99,7 +94,7 @@ def log_softmax(
 ) -> A:
     """The logarithm of softmax, without its underflow: (1000, 0) gives (0, -1000). Arguments as for softmax."""
     return _dispatch.call(  # type: ignore[no-any-return]
-        "log_softmax", _SOFTMAX, (x, mask), (axis, scale, out_dtype), out, device
+        "log_softmax", (x, mask), (axis, scale, out_dtype), out, device
     )
 
 
@@ -132,7 +127,7 @@ def layernorm(
         y, or (y[, s][, mean, rstd]).
     """
     options = (axis, eps, return_stats, out_dtype)
-    return _dispatch.call("layernorm", _LAYERNORM, (x, weight, bias, residual), options, out, device)
+    return _dispatch.call("layernorm", (x, weight, bias, residual), options, out, device)
 
 
 def rmsnorm(
@@ -159,7 +154,7 @@ def rmsnorm(
         y, or (y[, s][, rstd]).
     """
     options = (axis, eps, return_stats, out_dtype)
-    return _dispatch.call("rmsnorm", _RMSNORM, (x, weight, residual), options, out, device)
+    return _dispatch.call("rmsnorm", (x, weight, residual), options, out, device)
 
 
 def devices() -> list[_registry.DeviceEntry]:

@@ -37,13 +37,11 @@ _calls: dict[Any, Callable[[tuple[Any, ...], Any], Any]] = {}
 _fallbacks: Counter[str] = Counter()  # calls per operator that ran on the reference instead of their device
 
 
-def call(
-    name: str, roles: tuple[str, ...], arrays: tuple[Any, ...], options: tuple[Any, ...], out: Any, device: Any
-) -> Any:
+def call(name: str, arrays: tuple[Any, ...], options: tuple[Any, ...], out: Any, device: Any) -> Any:
     """Run an operator.
 
     Args:
-        name: the operator. roles, arrays: its operands, None for those left out. options: as `_NAMES` orders them.
+        name: the operator. arrays: its operands in order, None for those left out. options: its options in order.
         out: None, an array, or a tuple of them for several results. device: where to run, or None.
     """
     settings = current()
@@ -70,7 +68,7 @@ def call(
     except TypeError:  # unhashable: nothing that hal takes; the rules will say what it is
         key, prepared = None, None
     if prepared is None:
-        prepared = _prepare(OPERATORS[name], dict(zip(roles, arrays, strict=True)), options, out, device, settings)
+        prepared = _prepare(OPERATORS[name], arrays, options, out, device, settings)
         if key is not None:
             _remember(key, prepared)
     return prepared(arrays, out)
@@ -107,18 +105,10 @@ if hasattr(os, "register_at_fork"):
 
 # ---- a call for the first time
 
-_NAMES = {
-    "matmul": ("activation", "alpha", "out_dtype", "precision"),
-    "softmax": ("axis", "scale", "out_dtype"),
-    "log_softmax": ("axis", "scale", "out_dtype"),
-    "layernorm": ("axis", "eps", "return_stats", "out_dtype"),
-    "rmsnorm": ("axis", "eps", "return_stats", "out_dtype"),
-}
-
 
 def named_options(name: str, options: Sequence[Any], settings: Settings) -> dict[str, Any]:
     """Options by name, with what the settings add to them."""
-    named = dict(zip(_NAMES[name], options, strict=True))
+    named = dict(zip(OPERATORS[name].options, options, strict=True))
     named["deterministic"] = settings.deterministic
     if name == "matmul" and named["precision"] is None:
         named["precision"] = settings.precision
@@ -126,11 +116,12 @@ def named_options(name: str, options: Sequence[Any], settings: Settings) -> dict
 
 
 def _prepare(
-    operator: Operator, operands: dict[str, Any], options: tuple[Any, ...], out: Any, device: Any, settings: Settings
+    operator: Operator, arrays: tuple[Any, ...], options: tuple[Any, ...], out: Any, device: Any, settings: Settings
 ) -> Callable[[tuple[Any, ...], Any], Any]:
     """Everything that a hit leaves out: kinds, rules, device, plan."""
     required = operator.roles[: operator.required]
-    present = {role: x for role, x in operands.items() if x is not None or role in required}
+    operands = zip(operator.roles, arrays, strict=True)
+    present = {role: x for role, x in operands if x is not None or role in required}
     kinds = {role: _in_words(f"{operator.name}: {role}", kind_of, x) for role, x in present.items()}
     kind = kinds[operator.roles[0]]
     _check_one_kind(operator, present, kinds)
@@ -161,7 +152,7 @@ def _prepare(
     except UnsupportedError as error:
         if settings.fallback != "warn" or chosen.name == REFERENCE:
             raise
-        return _fallback(operator, operands, options, out, settings, chosen, error, home)
+        return _fallback(operator, options, out, chosen, error, home)
     observers = [settings.observer] if settings.observer else []
     if settings.check:
         observers.append(_check_result)
@@ -267,25 +258,23 @@ def _check_result(op: Op, inputs: Sequence[NDArray[Any]], outputs: Sequence[NDAr
 
 def _fallback(
     operator: Operator,
-    operands: dict[str, Any],
     options: tuple[Any, ...],
     out: Any,
-    settings: Settings,
     device: Device,
     error: UnsupportedError,
     home: Device | None,
 ) -> Callable[[tuple[Any, ...], Any], Any]:
     """The call on the reference, because the user allowed it, with one warning."""
     warnings.warn(f"hal: {error}; computed on the reference instead", RuntimeWarning, stacklevel=4)
-    roles, name = tuple(operands), operator.name
+    name = operator.name
     if home is not None and out is not None:
         raise error  # results are copied to the device: they cannot be written into an array of the caller's
 
     def run(arrays: tuple[Any, ...], out: Any) -> Any:
         _fallbacks[name] += 1
         if home is None:
-            return call(name, roles, arrays, options, out, REFERENCE)
-        results = call(name, roles, tuple(x if x is None else x.numpy() for x in arrays), options, None, REFERENCE)
+            return call(name, arrays, options, out, REFERENCE)
+        results = call(name, tuple(x if x is None else x.numpy() for x in arrays), options, None, REFERENCE)
         several = isinstance(results, tuple)
         moved = [from_host(device, x, DTYPES_BY_NUMPY[x.dtype]) for x in (results if several else (results,))]
         return tuple(moved) if several else moved[0]

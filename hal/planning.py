@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hal.array import Array
 from hal.device import Device, Plan
-from hal.dispatch import named_options, uploaded, uploaded_contiguous
-from hal.errors import ArgumentError, DeviceError, OptionError, ShapeError
+from hal.dispatch import named_options, overlaps_itself, uploaded, uploaded_contiguous
+from hal.errors import ArgumentError, DeviceError, DTypeError, OptionError, ShapeError
 from hal.interop import kind_of
 from hal.op import Op, TensorSpec
 from hal.ops import OPERATORS
+from hal.ops.operator import Result
 from hal.registry import default_device, open_device
 from hal.settings import current
-
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "matmul": {"activation": None, "alpha": 1.0, "out_dtype": None, "precision": None},
-    "softmax": {"axis": -1, "scale": 1.0, "out_dtype": None},
-    "log_softmax": {"axis": -1, "scale": 1.0, "out_dtype": None},
-    "layernorm": {"axis": -1, "eps": 1e-5, "return_stats": False, "out_dtype": None},
-    "rmsnorm": {"axis": -1, "eps": None, "return_stats": False, "out_dtype": None},
-}
 
 
 class HeldPlan:
@@ -101,25 +95,43 @@ def _decide(
     if operator is None:
         raise OptionError(f"no operator {name!r}; there are: {', '.join(OPERATORS)}")
     options = dict(options)
+    if len(operands) > len(operator.roles):
+        wanted = f"{len(operator.roles)} operands at most ({', '.join(operator.roles)})"
+        raise ArgumentError(f"{name}: {wanted}; given: {len(operands)}")
     given = dict(zip(operator.roles, operands))  # noqa: B905 - optional operands may be left out
     given.update({role: options.pop(role) for role in operator.roles if role in options})
-    unknown = [key for key in options if key not in DEFAULTS[name]]
+    unknown = [key for key in options if key not in operator.options]
     if unknown:
-        raise OptionError(f"{name}: no option {unknown[0]!r}; there are: {', '.join(DEFAULTS[name])}")
+        raise OptionError(f"{name}: no option {unknown[0]!r}; there are: {', '.join(operator.options)}")
     missing = [role for role in operator.roles[: operator.required] if given.get(role) is None]
     if missing:
         raise ArgumentError(f"{name}: operand {missing[0]} is missing")
     specs = {role: _spec(x) for role, x in given.items() if x is not None}
     chosen = _device_of([*given.values(), out], device)
-    values = {**DEFAULTS[name], **options}
+    values = {**operator.options, **options}
     named = named_options(name, list(values.values()), current())
     results = operator.infer(specs, named)
-    targets = list(out) if isinstance(out, tuple) else [out] * (1 if out is not None else 0)
-    out_specs = [_spec(t) for t in targets] or [
-        uploaded_contiguous(TensorSpec.contiguous(r.dtype, r.shape)) for r in results
-    ]
+    if out is None:
+        out_specs = [uploaded_contiguous(TensorSpec.contiguous(r.dtype, r.shape)) for r in results]
+    else:
+        out_specs = [_spec(target) for target in (out if isinstance(out, tuple) else (out,))]
+        _check_targets(name, results, out_specs)
     op = operator.build(specs, out_specs, named)
     return Explanation(op, chosen, chosen.prepare(op)), (*specs.values(), *out_specs)
+
+
+def _check_targets(name: str, results: Sequence[Result], targets: Sequence[TensorSpec]) -> None:
+    """The plan will write to memory of these layouts with no check but for their being the same."""
+    given = ", ".join(map(str, targets))
+    if len(targets) != len(results):
+        raise ArgumentError(f"{name}: out has to be for the results {[r.role for r in results]}; given: {given}")
+    for result, target in zip(results, targets, strict=True):
+        if target.dtype != result.dtype:
+            raise DTypeError(f"{name}: out ({result.role}) has to be {result.dtype}; given: {given}")
+        if target.shape != result.shape:
+            raise ShapeError(f"{name}: out ({result.role}) has to have shape {result.shape}; given: {given}")
+        if overlaps_itself(target):
+            raise ShapeError(f"{name}: out ({result.role}) has elements that share memory; given: {given}")
 
 
 def _spec(x: Any) -> TensorSpec:

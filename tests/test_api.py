@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import ml_dtypes
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import hal
+from hal.ops import OPERATORS
 
 F32 = np.float32
 x34 = np.arange(12, dtype=F32).reshape(3, 4)
@@ -198,3 +200,12 @@ def test_every_error_is_also_the_builtin_one_expects() -> None:
     assert all(
         issubclass(getattr(hal, name), hal.HalError) for name in hal.__all__ if name.endswith(("Error", "Result"))
     )
+
+
+@pytest.mark.parametrize("name", list(OPERATORS))
+def test_the_public_signature_has_the_operator_s_options_and_defaults(name: str) -> None:
+    """An operator's options stand in two places, for readers of each: they have to agree."""
+    parameters = inspect.signature(getattr(hal, name)).parameters
+    options = OPERATORS[name].options
+    assert {key: parameters[key].default for key in options} == dict(options)
+    assert set(parameters) == {*options, *OPERATORS[name].roles, "out", "device"}

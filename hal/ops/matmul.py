@@ -6,7 +6,7 @@ Everything happens in the accumulation dtype and is rounded once at the end. int
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ class Matmul(Operator):
 
     name = "matmul"
     roles = ("a", "b", "bias")
+    options: ClassVar[dict[str, Any]] = {"activation": None, "alpha": 1.0, "out_dtype": None, "precision": None}
     required = 2
 
     def infer(self, operands: Operands, options: Options) -> tuple[Result, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import log2, prod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -152,6 +152,7 @@ class LayerNorm(Norm):
 
     name = "layernorm"
     roles = ("x", "weight", "bias", "residual")
+    options: ClassVar[dict[str, Any]] = {"axis": -1, "eps": 1e-5, "return_stats": False, "out_dtype": None}
     statistics = ("mean", "rstd")
 
     def exact(self, op: Op, inputs: Sequence[NDArray[Any]], allow: Allowance = STRICT) -> tuple[Exact, ...]:
@@ -200,6 +201,7 @@ class RMSNorm(Norm):
 
     name = "rmsnorm"
     roles = ("x", "weight", "residual")
+    options: ClassVar[dict[str, Any]] = {"axis": -1, "eps": None, "return_stats": False, "out_dtype": None}
     statistics = ("rstd",)
 
     def exact(self, op: Op, inputs: Sequence[NDArray[Any]], allow: Allowance = STRICT) -> tuple[Exact, ...]:

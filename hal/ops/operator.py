@@ -40,12 +40,13 @@ class Result:
 class Operator(ABC):
     """One operator.
 
-    name: as in `hal.<name>`. roles: its operands in order; `required` of them must be there. in_place: the operand
-    whose memory an `out=` may be.
+    name: as in `hal.<name>`. roles: its operands in order; `required` of them must be there. options: with their
+    defaults, in the order of hal.api. in_place: the operand whose memory an `out=` may be.
     """
 
     name: str
     roles: tuple[str, ...]
+    options: Mapping[str, Any]
     required: int = 1
     in_place: str | None = None
 

@@ -7,7 +7,7 @@ is added. Where a mask leaves nothing of a row, the row is zeros (log: -inf); wi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ class Softmax(Operator):
     """softmax; with `log`, log_softmax."""
 
     roles = ("x", "mask")
+    options: ClassVar[dict[str, Any]] = {"axis": -1, "scale": 1.0, "out_dtype": None}
     in_place = "x"
 
     def __init__(self, *, log: bool) -> None:
