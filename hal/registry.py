@@ -20,10 +20,11 @@ from typing import Any
 
 from hal.array import check_usable
 from hal.device import Backend, Device, DeviceInfo
-from hal.errors import ArgumentError, BackendUnavailable
+from hal.errors import ArgumentError, BackendUnavailable, DeviceError
 
 REFERENCE = "cpu"  # the one backend that the core knows by name
 GROUP = "hal.backends"
+_AFTER_FORK = "use it in the child only, or let multiprocessing use its 'spawn' start method"
 _log = logging.getLogger("hal.registry")
 
 
@@ -75,6 +76,7 @@ class _State:
         self.failures: dict[str, BackendUnavailable] = {}
         self.infos: dict[str, list[DeviceInfo]] = {}
         self.opened: dict[str, Device] = {}
+        self.split: set[str] = set()  # backends whose drivers were loaded before a fork: dead in the child
         self.names: dict[str, str] = {}  # device string as written -> canonical
         self.default: Device | None = None
 
@@ -91,8 +93,7 @@ def backend(name: str) -> Backend:
     """The backend of that name, loaded on first need. Raises BackendUnavailable with the cause."""
     with _state.lock:
         if name not in _state.backends:
-            if name in _state.failures:
-                raise _state.failures[name]
+            _raise_again(name)
             try:
                 _state.backends[name] = _load(name)
             except BackendUnavailable as error:
@@ -105,9 +106,22 @@ def infos(name: str) -> list[DeviceInfo]:
     """The devices of a backend, discovered once a process. Raises BackendUnavailable if it does not load."""
     with _state.lock:
         if name not in _state.infos:
-            found = list(backend(name).devices())
-            _state.infos[name] = found
+            found = backend(name)
+            _raise_again(name)
+            try:
+                _state.infos[name] = list(found.devices())
+            except Exception as error:  # it never raises, by contract; a stranger's may, and hurts only who asks for it
+                failure = BackendUnavailable(f"backend {name!r} failed to list its devices: {error!r}")
+                _state.failures[name] = failure
+                raise failure from error
         return _state.infos[name]
+
+
+def _raise_again(name: str) -> None:
+    """A new error with the old cause: an exception that is raised twice grows a traceback each time."""
+    if name in _state.failures:
+        failure = _state.failures[name]
+        raise BackendUnavailable(str(failure)) from failure.__cause__
 
 
 def devices() -> list[DeviceEntry]:
@@ -131,11 +145,11 @@ def find(device: str) -> DeviceEntry:
     found = infos(prefix)
     if not found:
         raise BackendUnavailable(f"{device}: backend {prefix} has no device here: {backend(prefix).why_none()}")
-    if not selector or (selector.isdecimal() and int(selector) < len(found)):
-        index = int(selector or 0)
-        return DeviceEntry(_string(prefix, index), prefix, found[index])
-    exact = [i for i, info in enumerate(found) if info.name.lower() == selector.lower()]
-    matches = exact or [i for i, info in enumerate(found) if selector.lower() in info.name.lower()]
+    if not selector or selector.isdecimal():  # a number is an index, even where some name has it in it
+        matches = [int(selector or 0)] if int(selector or 0) < len(found) else []
+    else:
+        exact = [i for i, info in enumerate(found) if info.name.lower() == selector.lower()]
+        matches = exact or [i for i, info in enumerate(found) if selector.lower() in info.name.lower()]
     if len(matches) != 1:
         known = ", ".join(f"{_string(prefix, i)} ({info.name})" for i, info in enumerate(found))
         problem = "names several devices" if matches else "is not there"
@@ -159,6 +173,7 @@ def open_device(device: str | Device) -> Device:
         opened = _state.opened.get(canonical)
         if opened is None:
             entry = find(canonical)
+            _refuse_split(entry)
             opened = backend(entry.backend).open(entry.info)
             opened.name = entry.name
             _state.opened[canonical] = opened
@@ -180,6 +195,7 @@ def _open_best() -> Device:
     for entry in devices():
         if entry.priority < 0:
             break
+        _refuse_split(entry)  # not passed over: a child that computes elsewhere than its parent should be told
         try:
             return open_device(entry.name)
         except Exception as error:  # any failure of a stranger's driver: the next device is tried
@@ -213,7 +229,9 @@ def _load(name: str) -> Backend:
         raise BackendUnavailable(f"several packages call their backend {name!r}: {owners}; uninstall all but one")
     try:
         made = points[0].load()()
-    except Exception as error:  # whatever a stranger's package raises on import is the cause we keep
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a stranger's package raises on import, SystemExit too, is the cause kept
         raise BackendUnavailable(f"backend {name!r} ({points[0].value}) failed to load: {error!r}") from error
     if not isinstance(made, Backend):
         raise BackendUnavailable(f"backend {name!r}: {points[0].value} is no hal.device.Backend")
@@ -225,19 +243,34 @@ def _string(name: str, index: int) -> str:
     return name if len(found) == 1 and found[0].name == name else f"{name}:{index}"
 
 
-def _lose_all(reason: str, *, spare_fork_safe: bool) -> None:
+def _refuse_split(entry: DeviceEntry) -> None:
+    if entry.backend in _state.split:
+        raise DeviceError(
+            f"{entry.name}: this process was forked after its parent had loaded the driver of backend "
+            f"{entry.backend!r}, which does not survive that; {_AFTER_FORK}"
+        )
+
+
+def _before_fork() -> None:
+    _state.lock.acquire()  # so that no other thread is within a driver that is being loaded
+
+
+def _after_fork_in_parent() -> None:
+    _state.lock.release()
+
+
+def _after_fork_in_child() -> None:
+    """Drivers have threads and locks of their own, which the child has not: its first call to one may never return."""
+    _state.lock = threading.RLock()
+    safe = {_backend_of(name) for name, device in _state.opened.items() if device.fork_safe} | {REFERENCE}
+    _state.split |= {name for name, found in _state.infos.items() if found} - safe
     for device in _state.opened.values():
-        if not (spare_fork_safe and device.fork_safe):
-            device.lost = reason
+        if not device.fork_safe:
+            device.lost = f"was opened before os.fork() and cannot be used in the child; {_AFTER_FORK}"
 
 
-def _after_fork() -> None:
-    _state.lock = threading.RLock()  # another thread of the parent may have held it
-    _lose_all(
-        "was opened before os.fork() and cannot be used in the child; open it in the child only "
-        "(multiprocessing: use the 'spawn' start method)",
-        spare_fork_safe=True,
-    )
+def _backend_of(name: str) -> str:
+    return name.partition(":")[0]
 
 
 def _at_exit() -> None:
@@ -248,5 +281,5 @@ def _at_exit() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 atexit.register(_at_exit)
