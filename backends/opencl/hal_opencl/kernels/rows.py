@@ -52,7 +52,7 @@ def configs(op: Op, info: DeviceInfo) -> list[Config]:
     loop_limit = info.props.get("loop_limit")
     if info.props.get("type") == "cpu" and not loop_limit:
         return [one_item]
-    lanes = (256, 64) if row_length(op) > 64 * GROUP_VECTOR else (64,)
+    lanes = (256, 64, 32) if row_length(op) > 64 * GROUP_VECTOR else (64, 32)
     groups = [Config("group", (("lanes", n), ("vector", GROUP_VECTOR), axes)) for n in lanes]
     if loop_limit:
         return _within(loop_limit, op, rows, groups)

@@ -61,14 +61,15 @@ ACCV exponential(ACCV d)
     return select(scaled, (ACCV)(0), d < lowest);
 }
 
-// ln s for s >= 1: s = 2^k m with m near 1, and ln m = 2 artanh t = 2 (t + t^3/3 + t^5/5 + …), t = (m - 1) / (m + 1).
+// ln s for s >= 1: s = 2^k m with m near 1, taken from the bits; ln m = 2 artanh t = 2 (t + t^3/3 + t^5/5 + …) with
+// t = (m - 1) / (m + 1).
 ACC logarithm(ACC s)
 {
-    int k;
-    ACC m = frexp(s, &k);
-    if (m < (ACC)0.70710678118654752440) {
-        m *= 2;
-        k -= 1;
+    int k = (int)(PASTE(as_, BITS)(s) >> MANTISSA_BITS) - EXPONENT_BIAS;
+    ACC m = s * PASTE(as_, ACC)((BITS)(EXPONENT_BIAS - k) << MANTISSA_BITS);  // 1 <= m < 2; NaN stays NaN
+    if (m > (ACC)1.41421356237309504880) {
+        m *= (ACC)0.5;
+        k += 1;
     }
     ACC t = (m - 1) / (m + 1);
     ACC series = 0;
