@@ -19,6 +19,7 @@ index `index`. `batch_arguments` is the list of arguments for both. Sizes are ne
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
@@ -106,8 +107,9 @@ def _operand_macros(name: str, dtype: str) -> list[str]:
 
 @lru_cache(maxsize=64)
 def read(file: str) -> str:
-    """The text of a .cl file of this folder, wherever the package lies (a zip file, too)."""
-    return files("hal_opencl.kernels").joinpath(file).read_text(encoding="utf-8")
+    """The text of a .cl file of this folder, wherever the package lies (a zip file, too), with its #includes."""
+    text = files("hal_opencl.kernels").joinpath(file).read_text(encoding="utf-8")
+    return re.sub(r'^#include "(.*)"$', lambda include: read(include[1]), text, flags=re.MULTILINE)
 
 
 def batch_macros(axes: int, operands: Sequence[str]) -> list[str]:
