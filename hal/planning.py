@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hal.array import Array
+from hal.array import Array, check_usable
 from hal.device import Device, Plan
 from hal.dispatch import named_options, overlaps_itself, uploaded, uploaded_contiguous
 from hal.errors import ArgumentError, DeviceError, DTypeError, OptionError, ShapeError
@@ -147,7 +147,9 @@ def _device_of(operands: list[Any], device: str | Device | None) -> Device:
     if len(homes) > 1:
         raise DeviceError(f"operands are on several devices: {', '.join(sorted(d.name for d in homes))}")
     if homes:
-        return homes.pop()
+        home = homes.pop()
+        check_usable(home)
+        return home
     asked = device if device is not None else current().device
     return default_device() if asked is None else open_device(asked)
 
