@@ -56,6 +56,8 @@ def report(name: str) -> BackendReport:
         return BackendReport(name, found, None if found else registry.backend(name).why_none())
     except HalError as error:
         return BackendReport(name, 0, str(error), failed=True)
+    except Exception as error:  # a stranger's why_none
+        return BackendReport(name, 0, f"backend {name!r} does not say why it has no device: {error!r}", failed=True)
 
 
 def default_name(entries: list[DeviceEntry]) -> tuple[str, str]:

@@ -129,13 +129,14 @@ def print_explanation(explained: Explanation, document: dict[str, Any]) -> None:
         print(f"kernels   {document['note']}")
         return
     print(f"scratch   {size(document['scratch_bytes'])}")
-    print("launches  " + ("" if document["launches"] else "none: the result is empty"))
+    print("launches" if document["launches"] else "launches  none: the result is empty")
+    width = max((len(a["parameter"]) for launch in document["launches"] for a in launch["arguments"]), default=0)
     for number, launch in enumerate(document["launches"]):
         dims = [f"{name} {'x'.join(map(str, launch[name]))}" for name in ("grid", "block")]
         print(f"  {number} {launch['entry']}  {'  '.join(dims)}  shared {size(launch['shared_bytes'])}")
         for argument in launch["arguments"]:
             what = " ".join(str(value) for key, value in argument.items() if key not in ("parameter", "index"))
-            print(f"      {argument['parameter'] or '-':16} {what}")
+            print(f"      {argument['parameter']:{width}}  {what}")
     if document["rejected"]:
         print("passed over")
         for reason in document["rejected"]:
