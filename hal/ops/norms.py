@@ -102,6 +102,11 @@ class Norm(Operator):
         n = prod(x.shape[split:])
         return np.ascontiguousarray(x).reshape(prod(x.shape[:split]), n), by_role
 
+    @staticmethod
+    def _of_nothing(op: Op) -> tuple[Exact, ...]:
+        """Rows of no elements: the results are empty, and the statistics 0/0."""
+        return tuple(Exact(spec.dtype, np.full(spec.shape, np.nan), np.zeros(spec.shape)) for _, spec in op.outputs)
+
     def _outputs(
         self,
         op: Op,
@@ -165,7 +170,7 @@ class LayerNorm(Norm):
         n, kind, eps = rows.shape[-1], accumulator(op.dtype), op.param("eps")
         u, tiny, chain = U[kind], allow.tiny(kind), min(rows.shape[-1], CHAIN)
         if n == 0:
-            return tuple(Exact(spec.dtype, np.zeros(spec.shape), np.zeros(spec.shape)) for _, spec in op.outputs)
+            return self._of_nothing(op)
         with np.errstate(all="ignore"):
             x = wide.widen(rows)
             first = x[:, :1]  # about the first element: a constant row has mean x[0] and variance 0 exactly
@@ -210,7 +215,7 @@ class RMSNorm(Norm):
         n, kind, eps = rows.shape[-1], accumulator(op.dtype), op.param("eps")
         u, tiny, chain = U[kind], allow.tiny(kind), min(rows.shape[-1], CHAIN)
         if n == 0:
-            return tuple(Exact(spec.dtype, np.zeros(spec.shape), np.zeros(spec.shape)) for _, spec in op.outputs)
+            return self._of_nothing(op)
         with np.errstate(all="ignore"):
             x = wide.widen(rows)
             r = 1.0 / wide.sqrt(wide.total(x * x) / float(n) + eps)

@@ -125,7 +125,7 @@ def layernorm(op: Op, inputs: Arrays) -> list[NDArray[Any]]:
     with np.errstate(all="ignore"):
         # About the first element: constant rows have exactly this mean, and large means lose no digits. Then about
         # that mean, in case it is the first element that is large.
-        first = x[:, :1]
+        first = x[:, :1] if n else 0.0
         mean = first + np.sum(x - first, axis=-1, keepdims=True) / n
         mean = mean + np.sum(x - mean, axis=-1, keepdims=True) / n
         d = x - mean
