@@ -78,11 +78,13 @@ def _within(limit: int, op: Op, rows: Rows, configs: Sequence[Config]) -> list[C
     return fit
 
 
-def kernel(file: str, entry: str, op_class: OpClass, config: Config, defines: Mapping[str, int], number: str) -> Kernel:
-    """The kernel `entry` of a .cl file, put after rows.cl.
+def kernel(
+    files: Sequence[str], entry: str, op_class: OpClass, config: Config, defines: Mapping[str, int], number: str
+) -> Kernel:
+    """The kernel `entry` of the last of some .cl files, put after rows.cl.
 
     Args:
-        defines: the file's own parameters. number: the name of its one argument that is a real number (scale, eps).
+        defines: the files' own parameters. number: the name of its one argument that is a real number (scale, eps).
     """
     operands = (*op_class.outputs, *op_class.inputs)
     axes, gathered = config["row_axes"], [x.role for x in operands if x.layout not in ("unit", "single")]
@@ -107,7 +109,7 @@ def kernel(file: str, entry: str, op_class: OpClass, config: Config, defines: Ma
     )
     names = [*(x.role for x in operands), number, "row_length", "rows", "rows_per_group", *row_parameters]
     parameters = (*names, *batch_parameters(op_class.batch_ndim, batched))
-    return Kernel(entry, f"{head}\n{read(file)}", parameters, OPTIONS)
+    return Kernel(entry, "\n".join([head, *map(read, files)]), parameters, OPTIONS)
 
 
 def _row_parameters(gathered: Sequence[str], axes: int) -> tuple[str, ...]:

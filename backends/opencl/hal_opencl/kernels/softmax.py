@@ -7,6 +7,7 @@ from hal.kernel import Config, Kernel, Schedule
 from hal.op import Op, OpClass
 from hal_opencl.kernels import rows
 
+FILES = ("exponential.cl", "softmax.cl")
 configs = rows.configs
 
 
@@ -21,7 +22,7 @@ def kernels(op_class: OpClass, config: Config) -> tuple[Kernel, ...]:
         "MASK_BOOL": int(mask is not None and mask.dtype == "bool"),
         "MASK_ADDED": int(mask is not None and mask.dtype != "bool"),
     }
-    return (rows.kernel("softmax.cl", "softmax", op_class, config, defines, "scale"),)
+    return (rows.kernel(FILES, "softmax", op_class, config, defines, "scale"),)
 
 
 def schedule(op: Op, config: Config) -> Schedule:
