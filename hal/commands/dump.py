@@ -15,6 +15,10 @@ from hal.kernel import Argument, In, Kernel, KernelPlan, Launch, Out, Scratch
 from hal.op import Op
 from hal.planning import Explanation
 
+READING = (
+    "grid counts blocks, block the threads of one; an input, an output or scratch is an address, which is memory and a "
+    "byte offset: OpenCL kernels of hal take it as two arguments, a buffer and a long"
+)
 LANGUAGES = ((re.compile(r"^\s*\.version\s", re.MULTILINE), ".ptx"), (re.compile(r"\b(__)?kernel\b"), ".cl"))
 
 
@@ -35,6 +39,7 @@ def describe(explained: Explanation) -> dict[str, Any]:
         **document,
         "plan": {"config": str(plan.config)},
         "config": {"name": plan.config.name, "values": dict(plan.config.values)},
+        "reading": READING,
         "scratch_bytes": plan.schedule.scratch_bytes,
         "kernels": [
             {

@@ -90,7 +90,7 @@ def read_operand(role: str, text: str, dtype: str) -> TensorSpec:
     """One operand: lengths joined by x, or `scalar`; then :T, :dtype or both."""
     lengths, *marks = (word.strip() for word in text.split(":"))
     words = [] if lengths == "scalar" else lengths.lower().split("x")
-    if not all(word.isdecimal() for word in words):
+    if not all(word.isdecimal() and len(word) < 19 for word in words):
         raise ArgumentError(f"--shapes: a shape is lengths joined by x, such as 64x128, not {lengths!r}")
     shape = tuple(map(int, words))
     own = [mark for mark in marks if mark != "T"]
