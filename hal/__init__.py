@@ -8,6 +8,8 @@ Importing touches no hardware and no framework. This list is the public interfac
 
 from __future__ import annotations
 
+import logging
+
 from hal.api import (
     asarray,
     device,
@@ -40,6 +42,8 @@ from hal.planning import explain, plan
 from hal.settings import use
 
 __version__ = "0.1.0"
+
+logging.getLogger("hal").addHandler(logging.NullHandler())  # silent unless the program that uses hal listens
 
 __all__ = [
     "AbiMismatch",

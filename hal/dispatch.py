@@ -8,8 +8,8 @@ attribute reads and one dictionary lookup, and the rules are not run again.
 from __future__ import annotations
 
 import atexit
-import logging
 import os
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -31,7 +31,6 @@ from hal.ops.operator import Operator, Result
 from hal.registry import REFERENCE, default_device, open_device
 from hal.settings import Settings, current
 
-_log = logging.getLogger("hal.dispatch")
 _MOST_CALLS = 4096  # remembered at once; then the older half is forgotten
 _calls: dict[Any, Callable[[tuple[Any, ...], Any], Any]] = {}
 _fallbacks: Counter[str] = Counter()  # calls per operator that ran on the reference instead of their device
@@ -289,4 +288,4 @@ DTYPES_BY_NUMPY = {dtype.numpy: name for name, dtype in DTYPES.items()}
 def _report_fallbacks() -> None:
     if _fallbacks:
         counts = ", ".join(f"{name} {count}" for name, count in _fallbacks.items())
-        _log.warning("calls that ran on the reference instead of their device: %s", counts)
+        print(f"hal: calls that ran on the reference instead of their device: {counts}", file=sys.stderr)
