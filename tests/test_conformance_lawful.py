@@ -102,7 +102,8 @@ def _plain(op: Op, x: dict[str, Any], kind: Any, total: Sum, product: Any, shift
         if shifted:
             # Twice: about the first element for constant rows, then about what that gave, since one step loses
             # everything below the first element's last place.
-            mean = s[:, :1] + total(s - s[:, :1]) / n
+            pivot = s[:, :1] if s.size else kind(0)
+            mean = pivot + total(s - pivot) / n
             mean = mean + total(s - mean) / n
     else:
         mean = np.zeros((len(s), 1), kind)

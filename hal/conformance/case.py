@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hal.conformance.layout import LAYOUTS
+from hal.conformance.layout import lay_out
 from hal.conformance.memory import NAN_FILL, Image
 from hal.op import Op, TensorSpec
 from hal.ops import OPERATORS
@@ -25,15 +25,6 @@ Arrays: TypeAlias = Sequence[NDArray[Any]]
 Values: TypeAlias = Callable[[Op, np.random.Generator], Arrays]  # canonical operands; they are cast to their dtypes
 
 LEVELS = ("smoke", "full")
-_COMMON: dict[str, Any] = {"out_dtype": None, "deterministic": "run"}
-_NORM: dict[str, Any] = {**_COMMON, "axis": -1, "return_stats": False}
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "matmul": {**_COMMON, "activation": None, "alpha": 1.0, "precision": None},
-    "softmax": {**_COMMON, "axis": -1, "scale": 1.0},
-    "log_softmax": {**_COMMON, "axis": -1, "scale": 1.0},
-    "layernorm": {**_NORM, "eps": 1e-5},
-    "rmsnorm": {**_NORM, "eps": None},
-}
 
 
 @dataclass(frozen=True)
@@ -83,24 +74,29 @@ def place(op: Op, values: Arrays, shared: Sequence[tuple[str, str]] = (), fill: 
     return [images[role] for role, _ in op.inputs]
 
 
+def defaults(operator: str) -> dict[str, Any]:
+    """The operator's options, and the setting that rules see as one."""
+    return {**OPERATORS[operator].options, "deterministic": "run"}
+
+
 def make_op(
     operator: str, operands: Mapping[str, TensorSpec | None], out: str | Sequence[str] = "contiguous", **options: Any
 ) -> Op:
     """The canonical Op of a call with these operands (None: absent), results of layout `out`, and options."""
     given = {role: spec for role, spec in operands.items() if spec is not None}
-    if unknown := options.keys() - DEFAULTS[operator].keys():
+    if unknown := options.keys() - defaults(operator).keys():
         raise TypeError(f"{operator} has no option {', '.join(sorted(unknown))}")
-    complete = {**DEFAULTS[operator], **options}
+    complete = {**defaults(operator), **options}
     results = OPERATORS[operator].infer(given, complete)
     layouts = [out] * len(results) if isinstance(out, str) else out
-    specs = [LAYOUTS[layout](r.dtype, r.shape) for layout, r in zip(layouts, results, strict=True)]
+    specs = [lay_out(layout, r.dtype, r.shape) for layout, r in zip(layouts, results, strict=True)]
     return OPERATORS[operator].build(given, specs, complete)
 
 
 def options_of(op: Op) -> dict[str, Any]:
     """The options with which a call of op's own canonical operands gives `op` again."""
-    options: dict[str, Any] = {key: value for key, value in op.params if key in DEFAULTS[op.name]}
+    options: dict[str, Any] = {key: value for key, value in op.params if key in defaults(op.name)}
     if op.name in ("layernorm", "rmsnorm"):
         options["axis"] = tuple(range(-op.param("row_ndim"), 0))
         options["return_stats"] = op.output("rstd") is not None
-    return {**DEFAULTS[op.name], **options, "out_dtype": op.outputs[0][1].dtype}
+    return {**defaults(op.name), **options, "out_dtype": op.outputs[0][1].dtype}

@@ -91,6 +91,13 @@ LAYOUTS: dict[str, Callable[[str, Shape], TensorSpec]] = {
     "constant": constant,
     "hankel": hankel,
 }
+
+
+def lay_out(layout: str, dtype: str, shape: Shape) -> TensorSpec:
+    """The array of that shape in a named layout; a scalar has only one."""
+    return LAYOUTS[layout](dtype, tuple(shape)) if len(shape) else contiguous(dtype, ())
+
+
 OVERLAPPING = frozenset(("broadcast", "constant", "hankel"))
 OF_INPUTS = tuple(LAYOUTS)
 OF_OUTPUTS = tuple(name for name in LAYOUTS if name not in OVERLAPPING)

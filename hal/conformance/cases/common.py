@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hal.conformance.case import Case, Values, make_op
-from hal.conformance.layout import LAYOUTS
+from hal.conformance.layout import lay_out
 from hal.op import TensorSpec
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -17,7 +17,7 @@ EDGES = (1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 
 
 def spec(dtype: str, shape: Sequence[int], layout: str = "contiguous") -> TensorSpec:
     """An operand of that layout."""
-    return LAYOUTS[layout](dtype, tuple(shape))
+    return lay_out(layout, dtype, shape)
 
 
 def make(

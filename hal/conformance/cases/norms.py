@@ -63,6 +63,7 @@ def sizes(operator: str, dtype: str) -> Iterator[Case]:
         yield make(operator, f"empty/{label}", operands(operator, dtype, shape), normal(), "smoke")
     level = "smoke" if dtype == "float32" else "full"
     yield make(operator, "empty/0x5/statistics", operands(operator, dtype, (0, 5)), normal(), level, return_stats=True)
+    yield make(operator, "empty/5x0/statistics", operands(operator, dtype, (5, 0)), normal(), level, return_stats=True)
     yield make(operator, "size/one-axis", operands(operator, dtype, (33,)), normal(), level)
     if dtype == "float32":
         yield make(operator, "size/2x50257", operands(operator, dtype, (2, 50257)), normal(2.0, 0.5))
