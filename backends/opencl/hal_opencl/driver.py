@@ -7,7 +7,8 @@ What each rule here is for:
   whose arguments it holds, and sets only those that changed.
 - *Freed memory goes to a pool* and is given out again at once: the queue is in order, so who gets it runs later. It
   goes back to the device when memory is short, and on close. A checker gets no pool: a block larger than what was
-  asked for, or one used before, would hide the faults that it looks for.
+  asked for, or one used before, would hide the faults that it looks for. What is freed there is kept aside until
+  memory is short, since Oclgrind gives a new buffer the map of written bytes, and its size, of a released one.
 - *Nothing is released between setting an argument and the launch*: neither OpenCL nor pyopencl holds a reference, and
   some implementations end the process then. Callers keep operands until the call returns; a Plan frees scratch later.
 """
@@ -115,6 +116,7 @@ class OpenCLDevice(KernelDevice):
             self._queue = cl.CommandQueue(self._context, device, cl.command_queue_properties.PROFILING_ENABLE)
         checker = bool(info.props.get("checker"))
         self._pool = None if checker else cl.tools.MemoryPool(cl.tools.ImmediateAllocator(self._queue))
+        self._quarantine: list[Any] = []
         self._programs = Programs(info, device, self._context, None if checker else cache or Cache())
         self._kernel_objects = threading.local()
         if "float64" in info.dtypes and not self._programs.builds_double():
@@ -129,9 +131,7 @@ class OpenCLDevice(KernelDevice):
             raise DeviceMemoryError(f"{self.name}: {nbytes} bytes wanted, its largest block is {largest}")
         try:
             with self._memory_lock:
-                if self._pool is None:
-                    return cl.Buffer(self._context, cl.mem_flags.READ_WRITE, nbytes)
-                return self._pool.allocate(nbytes)
+                return self._take(nbytes)
         except (cl.Error, MemoryError) as error:
             return self._alloc_again(nbytes, error)
 
@@ -139,24 +139,35 @@ class OpenCLDevice(KernelDevice):
         """Give the pool's unused blocks back, and try once more."""
         if isinstance(error, cl.Error) and status(int(error.code)) not in _OUT_OF_MEMORY:
             raise failure(self.name, error)
-        held = 0
+        self.synchronize()  # some implementations cannot release memory that queued work uses
+        try:
+            with self._memory_lock:
+                self._give_back()
+                return self._take(nbytes)
+        except (cl.Error, MemoryError):
+            used = f"{self._pool.active_bytes} in use of " if self._pool else "it has "
+            raise DeviceMemoryError(f"{self.name}: no memory for {nbytes} bytes; {used}{self.info.memory}") from error
+
+    def _take(self, nbytes: int) -> Any:
+        if self._pool is None:
+            return cl.Buffer(self._context, cl.mem_flags.READ_WRITE, nbytes)
+        return self._pool.allocate(nbytes)
+
+    def _give_back(self) -> None:
         if self._pool is not None:
-            self.synchronize()  # some implementations cannot release memory that queued work uses
-            try:
-                with self._memory_lock:
-                    self._pool.free_held()
-                    return self._pool.allocate(nbytes)
-            except (cl.Error, MemoryError):
-                held = self._pool.active_bytes
-        raise DeviceMemoryError(
-            f"{self.name}: no memory for {nbytes} bytes; {held} in use of {self.info.memory}"
-        ) from error
+            self._pool.free_held()
+        for handle in self._quarantine:
+            handle.release()
+        self._quarantine.clear()
 
     def free(self, handle: Any) -> None:
         if self._closed or os.getpid() != self._process:
             return  # the memory went with the device, or belongs to the parent process
         with self._memory_lock:
-            handle.release()
+            if self._pool is None:
+                self._quarantine.append(handle)
+            else:
+                handle.release()
 
     def copy_in(self, target: Any, offset: int, source: Bytes) -> None:
         self._check()
@@ -261,9 +272,10 @@ class OpenCLDevice(KernelDevice):
         with self._driver():
             self._queue.finish()
         self._closed = True
-        if self._pool is not None:
-            with self._memory_lock:
-                self._pool.stop_holding()  # blocks that are still out go back as their owners free them
+        with self._memory_lock:
+            self._give_back()
+            if self._pool is not None:
+                self._pool.stop_holding()  # blocks that are still out go back as their owners drop them
 
     # ---- checks
 

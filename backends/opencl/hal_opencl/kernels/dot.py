@@ -11,7 +11,8 @@ from hal_opencl.kernels.panel import units
 from hal_opencl.kernels.problem import Problem, longs
 from hal_opencl.kernels.source import OPTIONS, batch_parameters, render
 
-MOST_ROWS = 32
+FEW_ROWS, MOST_ROWS = 4, 32
+LONG = 128  # k from which the sums over lanes at the end of a dot product do not count, even against packing
 DN = 4
 DOT = ("m", "n", "k", "columns_per_item", "a_row", "b_column", "out_row", "out_column", "alpha")
 
@@ -20,7 +21,8 @@ def configs(op: Op, p: Problem, info: DeviceInfo) -> list[Config]:
     """None where it does not suit. Its order of additions is not that of the other kernels, so that choosing it by m
     is open to deterministic="run" only."""
     along_k = p.k <= 1 or (p.strides["a"][1] == 1 and p.strides["b"][0] == 1)
-    if not along_k or p.m > MOST_ROWS or op.param("deterministic") == "batch":
+    few = p.m <= FEW_ROWS or (p.m <= MOST_ROWS and p.k >= LONG)
+    if not along_k or not few or op.param("deterministic") == "batch":
         return []
     vector = min(max(int(info.props.get("vector_width", 4)), 4), 16)
     if accumulator(op.dtype) == "float64":

@@ -40,7 +40,7 @@ def configs(op: Op, info: DeviceInfo) -> list[Config]:
 
 def _within(limit: int, k: int, found: list[Config]) -> list[Config]:
     """For devices that end loops without a word: those configs whose rounds stay below the limit."""
-    if -(-k // tile.TK) * tile.ROUNDS > limit:
+    if -(-k // tile.TK) * tile.ROUNDS + tile.LAST_ROUNDS > limit:
         raise UnsupportedError(f"matmul: k = {k} needs more rounds of loops than the {limit} this device makes")
     return found
 

@@ -10,7 +10,8 @@ from hal_opencl.kernels import problem as problems
 from hal_opencl.kernels.problem import Problem, longs
 from hal_opencl.kernels.source import OPTIONS, batch_parameters, render
 
-ROWS = 96  # at most, of one work-item: 24 KiB of sums in private memory
+ROWS = 96  # at most, of one work-item: with 64 columns of float32 24 KiB of sums in private memory
+ROWS_OF_ONE = 8  # the same where columns are many and rows come one by one
 KC = 512  # steps of a block: with 64 columns 128 KiB of b, half of a usual second-level cache
 KC_INTEGER = 1024  # the most for which sums of products of int8 are exact in float32
 KP, MP = 256, 16  # what a work-item packs: steps of a panel, rows
@@ -27,11 +28,9 @@ def configs(op: Op, p: Problem, info: DeviceInfo) -> list[Config]:
     registers = 16 if vector == 8 else 32  # AVX2 has 16; AVX-512 and NEON have 32
     if acc == "float64":
         vector = max(vector // 2, 4)
-    widest = 4 if registers == 32 else 2
-    nv = next((nv for nv in (1, 2, 4) if p.n <= nv * vector or nv == widest), widest)
-    mr = {1: 12, 2: 12, 4: 6}[nv] if registers == 32 else {1: 12, 2: 6}[nv]
-    columns = nv * vector
     batch_free = op.param("deterministic") == "batch"
+    mr, nv = _register_tile(p.n, vector, registers, None if batch_free else p.m)
+    columns = nv * vector
     few = not batch_free and p.m <= mr
     can_read_in_place = p.strides["b"][1] == 1 and p.n >= columns
     small = op.dtype == acc and p.k * p.n * DTYPES[acc].itemsize <= IN_CACHE
@@ -39,6 +38,16 @@ def configs(op: Op, p: Problem, info: DeviceInfo) -> list[Config]:
     convert = op.dtype != acc and (batch_free or (p.m > mr and p.n > columns))
     values = {"mr": mr, "nv": nv, "vector": vector, "pack": pack, "convert": convert, "units": units(info)}
     return [Config("panel", tuple((key, int(value)) for key, value in values.items()))]
+
+
+def _register_tile(n: int, vector: int, registers: int, m: int | None) -> tuple[int, int]:
+    """Rows, and vectors of columns, whose sums and operands fill the registers; `m` None: must not be looked at."""
+    if m == 1 and n >= 8 * vector:
+        return 1, 8  # long runs of a row of b are what counts
+    widest = 4 if registers == 32 else 2
+    nv = next((nv for nv in (1, 2, 4) if n <= nv * vector or nv == widest), widest)
+    mr = {1: 12, 2: 12, 4: 6}[nv] if registers == 32 else {1: 12, 2: 6}[nv]
+    return (min(mr, 4) if m is not None and m <= 4 else mr), nv
 
 
 def units(info: DeviceInfo) -> int:
@@ -63,7 +72,7 @@ def kernels(op_class: OpClass, config: Config) -> tuple[Kernel, ...]:
     numbers = {
         "MR": config["mr"],
         "NV": config["nv"],
-        "ROWS": ROWS,
+        "ROWS": _most_rows(config),
         "KC": KC_INTEGER if integer else KC,
         "PACKED": config["pack"],
     }
@@ -154,10 +163,15 @@ def schedule(op: Op, op_roles: tuple[str, ...], p: Problem, config: Config) -> S
 def _rows_per_item(p: Problem, panels: int, config: Config) -> int:
     """As many as fit, fewer where the work would not reach every core four times."""
     mr = config["mr"]
-    rows = ROWS
+    rows = _most_rows(config)
     while rows > mr and panels * -(-p.m // rows) * p.count < 4 * config["units"]:
         rows = max(mr, -(-(rows // 2) // mr) * mr)
     return rows
+
+
+def _most_rows(config: Config) -> int:
+    """A multiple of every `mr`."""
+    return ROWS if config["mr"] > 1 else ROWS_OF_ONE
 
 
 def _aligned(nbytes: int) -> int:

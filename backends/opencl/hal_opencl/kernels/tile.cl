@@ -48,7 +48,7 @@ void tile(MEMORY(a), MEMORY(b), MEMORY(out) BIAS_PARAMETERS, long m_, long n_, l
     for (INDEX block = 0; block < k; block += TK) {
         #pragma unroll
         for (int at = 0; at < TM * TK; at += ITEMS) {
-            int element = at + item;
+            uint element = at + item;  // unsigned: division is a shift then
             int i = A_ALONG_K ? element / TK : element % TM, step = A_ALONG_K ? element % TK : element / TM;
             SUM value = 0;
             if (first_row + i < m && block + step < k)
@@ -57,7 +57,7 @@ void tile(MEMORY(a), MEMORY(b), MEMORY(out) BIAS_PARAMETERS, long m_, long n_, l
         }
         #pragma unroll
         for (int at = 0; at < TN * TK; at += ITEMS) {
-            int element = at + item;
+            uint element = at + item;  // unsigned: division is a shift then
             int j = B_ALONG_K ? element / TK : element % TN, step = B_ALONG_K ? element % TK : element / TN;
             SUM value = 0;
             if (first_column + j < n && block + step < k)
