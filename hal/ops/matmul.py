@@ -124,7 +124,7 @@ class Matmul(Operator):
         """e = L (g(K+2) (|alpha| |A|.|B| + |bias|) + (K+2) max(1, |alpha|) tiny) + 4 u |t|, the last term for
         gelu and silu only: K products and sums, alpha and bias make K + 2 roundings (N. Higham, "Accuracy and
         Stability of Numerical Algorithms", 2002, section 3.5), and L carries them through the activation."""
-        a, b, bias = inputs[0], inputs[1], inputs[2] if len(inputs) > 2 else None
+        a, b, bias = inputs[0], once_each(inputs[1]), inputs[2] if len(inputs) > 2 else None
         dtype = op.outputs[0][1].dtype
         if a.dtype == np.int8:
             # At most 2^14 K: exact in float64 for every K below 2^39.
@@ -156,6 +156,11 @@ class Matmul(Operator):
         finite = all(bool(np.isfinite(x.astype(np.float64)).all()) for x in inputs)
         overflow = (magnitude > MAXIMUM[kind]) | ~np.isfinite(magnitude) if finite else None
         return (Exact(dtype, value, error, overflow if overflow is not None and overflow.any() else None),)
+
+
+def once_each(x: NDArray[Any]) -> NDArray[Any]:
+    """Length 1 along the batch axes that only repeat x (stride 0): np.matmul repeats it by itself, without a copy."""
+    return x[tuple(slice(0, 1) if step == 0 else slice(None) for step in x.strides[:-2])]
 
 
 def activate(t: Wide, activation: str | None) -> Wide:

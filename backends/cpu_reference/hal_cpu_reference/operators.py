@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hal.dtypes import round_to
 from hal.op import Op
+from hal.ops.matmul import once_each
 
 Float64: TypeAlias = NDArray[np.float64]
 Arrays: TypeAlias = Sequence[NDArray[Any]]
@@ -24,6 +25,7 @@ Arrays: TypeAlias = Sequence[NDArray[Any]]
 def matmul(op: Op, inputs: Arrays) -> list[NDArray[Any]]:
     """activation(alpha * (a @ b) + bias)."""
     operands = by_role(op, inputs)
+    operands["b"] = once_each(operands["b"])  # weights that a batch shares are widened once
     if op.dtype == "int8":
         return [matmul_int8(operands["a"], operands["b"], operands.get("bias"))]
     with np.errstate(all="ignore"):
