@@ -19,8 +19,6 @@ from hal.device import Device
 from hal.errors import HalError
 from hal.registry import find, open_device
 
-EXAMPLE = "example: hal conformance opencl:0 --level full --ops softmax,layernorm --save failures"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `hal conformance`."""

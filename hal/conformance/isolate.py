@@ -27,6 +27,7 @@ from hal.conformance.profile import Profile
 from hal.conformance.runner import Result, run_case
 from hal.conformance.session import Runner
 from hal.device import Device
+from hal.errors import DeviceError
 from hal.registry import open_device
 
 OPENING = 300.0  # seconds until a device is open: a first compilation may belong to it
@@ -51,6 +52,8 @@ def run_apart(command: Sequence[str], timeout: float, seed: int = 0) -> Runner:
                     if isinstance(answer, dict) and "begin" in answer:
                         opened = True
                         continue
+                    if isinstance(answer, str) and at == 0 and not opened:
+                        raise DeviceError(f"the child process {' '.join(command)} did not begin: {answer}")
                     case = cases[at]
                     at += 1
                     if isinstance(answer, dict):

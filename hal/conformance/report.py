@@ -15,6 +15,7 @@ import numpy as np
 from hal.conformance.profile import Profile
 from hal.conformance.session import Outcome
 from hal.device import DeviceInfo
+from hal.terminal import clean
 
 SHOWN = 20  # failures written out in the terminal; JSON has all of them
 PATIENCE = 2.0  # seconds without a word to the user
@@ -83,6 +84,7 @@ class Report:
         """The table, the reasons of what was skipped, the failures, and the verdict."""
 
         def say(text: str = "") -> None:
+            text = clean(text)  # devices' names and messages come from drivers
             print(text.encode(out.encoding or "utf-8", "backslashreplace").decode(out.encoding or "utf-8"), file=out)
 
         for line in table(self.rows()):

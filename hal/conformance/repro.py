@@ -25,7 +25,6 @@ from hal.op import Op, TensorSpec
 from hal.ops import OPERATORS
 from hal.registry import open_device
 
-EXAMPLE = "example: hal repro failures/softmax_float32_peaks_2560.safetensors --device opencl:0"
 FORMAT = "hal-repro-1"
 MOST_ELEMENTS = 1 << 28  # that the strides of one operand may span
 
