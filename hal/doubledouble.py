@@ -105,6 +105,11 @@ def reshape(x: Wide, shape: tuple[int, ...]) -> Wide:
     return x.reshape(shape)
 
 
+def constant(pair: tuple[float, float], like: Wide) -> float | DoubleDouble:
+    """A number of twice double precision: whole where `like` is, else its high part."""
+    return _constant(pair) if isinstance(like, DoubleDouble) else pair[0]
+
+
 def total(x: Wide) -> Wide:
     """Sum over the last axis, which is kept with length 1."""
     if not isinstance(x, DoubleDouble):

@@ -23,7 +23,8 @@ ACTIVATIONS = (None, "relu", "gelu", "gelu_tanh", "silu")
 PRECISIONS = (None, "tf32")
 # The largest slope of each activation: how much it can enlarge an error of its argument.
 SLOPE = {None: 1.0, "relu": 1.0, "gelu": 1.13, "gelu_tanh": 1.13, "silu": 1.10}
-GELU_TANH = (0.7978845608028654, 0.044715)  # sqrt(2/pi) and the cubic coefficient (Hendrycks, Gimpel 2016)
+# sqrt(2/pi) and the cubic coefficient 0.044715 (Hendrycks, Gimpel 2016), each as a double-double.
+GELU_TANH = ((0.7978845608028654, -4.98465440455546e-17), (0.044715, 2.1960211427085595e-18))
 
 
 class Matmul(Operator):
@@ -153,6 +154,8 @@ class Matmul(Operator):
                 error = error + 4 * u * np.abs(wide.nearest(t))
             if exactly:
                 error = np.where(magnitude * u <= 1.0, 0.0, error)
+            # The activation of an infinite t is a limit, which every device knows: relu(-inf) is 0 and nothing else.
+            error = np.where(np.isinf(wide.nearest(t)), 0.0, error)
         finite = all(bool(np.isfinite(x.astype(np.float64)).all()) for x in inputs)
         overflow = (magnitude > MAXIMUM[kind]) | ~np.isfinite(magnitude) if finite else None
         return (Exact(dtype, value, error, overflow if overflow is not None and overflow.any() else None),)
@@ -175,7 +178,7 @@ def activate(t: Wide, activation: str | None) -> Wide:
         return wide.where(x == -np.inf, 0.0, t / (wide.exp(-t) + 1.0))
     if activation == "gelu":
         return wide.where(x == -np.inf, 0.0, t * wide.normal_cdf(t))
-    root, cubic = GELU_TANH
+    root, cubic = (wide.constant(pair, t) for pair in GELU_TANH)
     inner = (t + t * t * t * cubic) * root
     return wide.where(x == -np.inf, 0.0, t * (wide.tanh(inner) + 1.0) * 0.5)
 
