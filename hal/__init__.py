@@ -39,6 +39,7 @@ from hal.errors import (
     WrongResult,
 )
 from hal.planning import explain, plan
+from hal.registry import DeviceEntry
 from hal.settings import use
 
 __version__ = "0.1.0"
@@ -54,6 +55,7 @@ __all__ = [
     "CompileError",
     "DTypeError",
     "Device",
+    "DeviceEntry",
     "DeviceError",
     "DeviceInfo",
     "DeviceMemoryError",

@@ -77,7 +77,7 @@ def _signature(x: Any) -> Any:
     """Hashable; equal only for operands of which the same call can be made."""
     kind = type(x)
     if kind is Array:
-        return id(x.spec), x.device  # the Call keeps the spec, so its id is not given to another
+        return id(x.spec), x.device  # what the key leads to keeps the spec, so its id is not given to another
     if kind is np.ndarray:
         return x.dtype, x.shape, x.strides, x.flags.aligned
     if x is None:
@@ -147,11 +147,12 @@ def _prepare(
             op = operator.build(moved, [uploaded_contiguous(s) for s in out_specs], named)
             made = UploadCall(operator, op, chosen.prepare(op), chosen, results, kind)
             made.moved = list(zip(specs.values(), moved.values(), strict=True))
-        made.specs = list(specs.values())
+        # A key names hal.Arrays' layouts by id: the Call keeps them, so that no other layout can get that id.
+        made.specs = [*specs.values(), *out_specs]
     except UnsupportedError as error:
         if settings.fallback != "warn" or chosen.name == REFERENCE:
             raise
-        return _fallback(operator, options, out, chosen, error, home)
+        return _fallback(operator, options, out, chosen, error, home, (specs, out_specs))
     observers = [settings.observer] if settings.observer else []
     if settings.check:
         observers.append(_check_result)
@@ -234,7 +235,7 @@ def _choose_device(
 
 def uploaded(spec: TensorSpec) -> TensorSpec:
     """The layout of a host operand once it is on a device: its own where its memory is copied as it is."""
-    if not interop.broadcastable_layout(spec):
+    if not interop.worth_copying_whole(spec):
         return uploaded_contiguous(spec)
     low = spec.extent()[0] * spec.itemsize
     return TensorSpec(spec.dtype, spec.shape, spec.strides, min(DEVICE_ALIGNMENT, -low & low or DEVICE_ALIGNMENT))
@@ -262,12 +263,13 @@ def _fallback(
     device: Device,
     error: UnsupportedError,
     home: Device | None,
+    kept: Any,
 ) -> Callable[[tuple[Any, ...], Any], Any]:
-    """The call on the reference, because the user allowed it, with one warning."""
-    warnings.warn(f"hal: {error}; computed on the reference instead", RuntimeWarning, stacklevel=4)
-    name = operator.name
+    """The call on the reference, because the user allowed it, with one warning. `kept`: layouts that the key names."""
     if home is not None and out is not None:
         raise error  # results are copied to the device: they cannot be written into an array of the caller's
+    warnings.warn(f"hal: {error}; computed on the reference instead", RuntimeWarning, stacklevel=5)
+    name = operator.name
 
     def run(arrays: tuple[Any, ...], out: Any) -> Any:
         _fallbacks[name] += 1
@@ -278,6 +280,7 @@ def _fallback(
         moved = [from_host(device, x, DTYPES_BY_NUMPY[x.dtype]) for x in (results if several else (results,))]
         return tuple(moved) if several else moved[0]
 
+    run.kept = kept  # type: ignore[attr-defined]
     return run
 
 

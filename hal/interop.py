@@ -119,10 +119,11 @@ class TorchKind(Kind):
 
     def spec(self, x: Any) -> TensorSpec:
         torch = self.torch
-        if x.layout is not torch.strided or x.is_quantized or x.device.type == "meta":
-            raise ArgumentError(
-                f"a torch tensor of layout {x.layout} on {x.device} has no plain memory; use .to_dense()"
-            )
+        if x.device.type == "meta":
+            raise ArgumentError("a torch tensor on device meta has no plain memory, only a shape; give it data first")
+        if x.layout is not torch.strided or x.is_quantized:
+            advice = ".dequantize()" if x.is_quantized else ".to_dense()"
+            raise ArgumentError(f"a torch tensor of layout {x.layout}, {x.dtype} has no plain memory; use {advice}")
         if x.device.type != "cpu":
             raise UnsupportedError(f"a torch tensor on {x.device}: no hal device shares its memory; use .cpu()")
         if x.is_neg() or x.is_conj():
@@ -241,7 +242,7 @@ def memory_of(host: NDArray[Any], spec: TensorSpec) -> tuple[NDArray[np.uint8], 
     return np.lib.stride_tricks.as_strided(corner, (high - low,), (1,), writeable=False), -low
 
 
-def broadcastable_layout(spec: TensorSpec) -> bool:
+def worth_copying_whole(spec: TensorSpec) -> bool:
     """True where copying the whole span of an operand costs at most twice its elements."""
     low, high = spec.extent()
     return high - low <= 2 * spec.size

@@ -32,7 +32,10 @@ class HeldPlan:
             raise ArgumentError(f"plan of {self.op}: {len(self._specs)} arrays wanted, {len(arrays)} given")
         device, operands = self.device, []
         for x, want in zip(arrays, self._specs):  # noqa: B905 - the lengths were compared, and strict= costs
-            spec = x.spec
+            try:
+                spec = x.spec
+            except AttributeError:
+                raise ArgumentError(f"plan of {self.op}: hal.Arrays wanted, {type(x).__name__} given") from None
             if spec is not want and not _fits(spec, want):
                 raise ShapeError(f"plan of {self.op}: planned for {want}, given {spec}")
             if x.device is not device or device.lost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 import hal
 from hal import dispatch
+from hal.array import intern
 from hal.op import TensorSpec
 from hal.ops import judge
 from hal.settings import watch
@@ -236,3 +238,16 @@ def test_a_held_plan_checks_what_it_is_given() -> None:
         hal.plan("convolve", a)
     with pytest.raises(hal.ArgumentError, match="operand b is missing"):
         hal.plan("matmul", a)
+
+
+def test_the_layout_of_a_remembered_out_keeps_its_id(distant: Device) -> None:
+    """A key names layouts by id; were the layout gone, another one of another size could get that id."""
+    x = hal.asarray(np.ones((4, 8), F32), device=distant)
+    out = hal.empty((8, 4), "float32", device=distant).T
+    hal.softmax(x, out=out)
+    old = id(out.spec)
+    del out
+    intern.cache_clear()  # as if thousands of other layouts had been met since
+    gc.collect()
+    room = hal.empty((20_000,), "float32", device=distant)
+    assert old not in {id(view.spec) for view in [room[:n] for n in range(1, 20_000)]}

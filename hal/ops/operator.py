@@ -14,7 +14,7 @@ import operator as _operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ class Operator(ABC):
 
     name: str
     roles: tuple[str, ...]
-    options: Mapping[str, Any]
+    options: ClassVar[Mapping[str, Any]]
     required: int = 1
     in_place: str | None = None
 

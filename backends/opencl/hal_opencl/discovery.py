@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from hal.cache import Cache
 from hal.device import Backend as BackendContract
 from hal.device import Device, DeviceInfo
 from hal.errors import BackendUnavailable
@@ -64,6 +65,7 @@ class Backend(BackendContract):
                     continue
                 self._found[info.name] = device
                 infos.append(info)
+            infos.sort(key=lambda info: -info.priority)  # so that opencl:0 is the one that most would choose
             self._reason = (
                 "the OpenCL loader finds no device; install the vendor's driver, or a runtime for the CPU: "
                 f"{INSTALL_CPU} (`hal doctor` says which libraries do not load)"
@@ -75,9 +77,13 @@ class Backend(BackendContract):
             self.devices()
         if info.name not in self._found:
             raise BackendUnavailable(f"opencl: no device {info.name!r}: {self.why_none()}")
-        from hal_opencl.driver import OpenCLDevice  # this one import costs what discovery should not
+        # Imported only here: they cost what discovery should not.
+        from hal_opencl.checker import CheckedDevice
+        from hal_opencl.driver import OpenCLDevice
 
-        return OpenCLDevice(info, self._found[info.name])
+        if info.props.get("checker"):
+            return CheckedDevice(info, self._found[info.name])
+        return OpenCLDevice(info, self._found[info.name], Cache())
 
     def why_none(self) -> str:
         return self._reason or "not looked for yet"
