@@ -122,8 +122,10 @@ def _offset(role: str, axes: int) -> str:
     """C text for the offset of element i of the row."""
     terms, rest = [], "(i)"
     for axis in range(axes - 1, 0, -1):
-        terms.append(f"{rest} % (INDEX)row_length_{axis} * (INDEX){role}_row_stride_{axis}")
-        rest = f"({rest} / (INDEX)row_length_{axis})"
+        outer = f"({rest} / (INDEX)row_length_{axis})"
+        # No %: what compilers make of it stops Oclgrind.
+        terms.append(f"({rest} - {outer} * (INDEX)row_length_{axis}) * (INDEX){role}_row_stride_{axis}")
+        rest = outer
     return f"({' + '.join([f'{rest} * (INDEX){role}_row_stride_0', *terms])})"
 
 
