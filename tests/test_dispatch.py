@@ -240,14 +240,13 @@ def test_a_held_plan_checks_what_it_is_given() -> None:
         hal.plan("matmul", a)
 
 
-def test_the_layout_of_a_remembered_out_keeps_its_id(distant: Device) -> None:
+def test_the_layout_of_a_remembered_out_is_kept(distant: Device) -> None:
     """A key names layouts by id; were the layout gone, another one of another size could get that id."""
     x = hal.asarray(np.ones((4, 8), F32), device=distant)
     out = hal.empty((8, 4), "float32", device=distant).T
     hal.softmax(x, out=out)
-    old = id(out.spec)
+    layout = out.spec
     del out
     intern.cache_clear()  # as if thousands of other layouts had been met since
     gc.collect()
-    room = hal.empty((20_000,), "float32", device=distant)
-    assert old not in {id(view.spec) for view in [room[:n] for n in range(1, 20_000)]}
+    assert sys.getrefcount(layout) > 2  # besides this name and the argument: what the key leads to
