@@ -100,9 +100,9 @@ def check_op(op: Op) -> None:
     if op.name not in OPERATORS:
         raise DamagedFile(f"no operator {op.name!r}; known: {', '.join(OPERATORS)}")
     for role, spec in (*op.outputs, *op.inputs):
-        low, high = spec.extent()
         if any(n < 0 for n in spec.shape) or len(spec.shape) != len(spec.strides):
             raise DamagedFile(f"{role}: shape {spec.shape} and strides {spec.strides} do not fit")
+        low, high = spec.extent()
         if high - low > MOST_ELEMENTS or spec.size > MOST_ELEMENTS:
             raise DamagedFile(f"{role} spans {high - low} elements; more than {MOST_ELEMENTS} are not run")
         if spec.align < 1 or spec.align & (spec.align - 1) or spec.align > 64 or spec.align % spec.itemsize:

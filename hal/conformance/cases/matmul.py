@@ -256,9 +256,9 @@ def edges_of_one_dtype() -> Iterator[Case]:
     yield make("matmul", "edge/subnormal-results", tiny, given(a=2.0**-12, b=2.0**-11), "smoke")
     yield make("matmul", "edge/subnormal-inputs", tiny, given(a=2.0**-23, b=3.0), "smoke")
     for dtype, small, large in (
-        ("float32", 2.0**-75, 1e30),
-        ("bfloat16", 2.0**-70, 1e30),
-        ("float64", 2.0**-530, 1e200),
+        ("float32", 2.0**-65, 1e30),
+        ("bfloat16", 2.0**-65, 1e30),
+        ("float64", 2.0**-514, 1e200),
     ):
         operands = product(dtype, 3, 5, 4)
         yield make("matmul", "edge/subnormal-results", operands, given(a=small, b=3 * small), "smoke")
