@@ -6,9 +6,7 @@ What each rule here is for:
   pyopencl takes milliseconds to make a kernel object, so one per plan would make every new shape slow. Each remembers
   whose arguments it holds, and sets only those that changed.
 - *Freed memory goes to a pool* and is given out again at once: the queue is in order, so who gets it runs later. It
-  goes back to the device when memory is short, and on close. A checker gets no pool: a block larger than what was
-  asked for, or one used before, would hide the faults that it looks for. What is freed there is kept aside until
-  memory is short, since Oclgrind gives a new buffer the map of written bytes, and its size, of a released one.
+  goes back to the device when memory is short, and on close.
 - *Nothing is released between setting an argument and the launch*: neither OpenCL nor pyopencl holds a reference, and
   some implementations end the process then. Callers keep operands until the call returns; a Plan frees scratch later.
 """
@@ -114,10 +112,8 @@ class OpenCLDevice(KernelDevice):
         with self._driver():
             self._context = cl.Context([device])
             self._queue = cl.CommandQueue(self._context, device, cl.command_queue_properties.PROFILING_ENABLE)
-        checker = bool(info.props.get("checker"))
-        self._pool = None if checker else cl.tools.MemoryPool(cl.tools.ImmediateAllocator(self._queue))
-        self._quarantine: list[Any] = []
-        self._programs = Programs(info, device, self._context, None if checker else cache or Cache())
+        self._pool = cl.tools.MemoryPool(cl.tools.ImmediateAllocator(self._queue))
+        self._programs = Programs(info, device, self._context, cache)
         self._kernel_objects = threading.local()
         if "float64" in info.dtypes and not self._programs.builds_double():
             self.info = replace(info, dtypes=info.dtypes - {"float64"})
@@ -145,29 +141,24 @@ class OpenCLDevice(KernelDevice):
                 self._give_back()
                 return self._take(nbytes)
         except (cl.Error, MemoryError):
-            used = f"{self._pool.active_bytes} in use of " if self._pool else "it has "
+            used = f"{self._pool.active_bytes} in use of "
             raise DeviceMemoryError(f"{self.name}: no memory for {nbytes} bytes; {used}{self.info.memory}") from error
 
     def _take(self, nbytes: int) -> Any:
-        if self._pool is None:
-            return cl.Buffer(self._context, cl.mem_flags.READ_WRITE, nbytes)
         return self._pool.allocate(nbytes)
 
+    def _release(self, handle: Any) -> None:
+        handle.release()
+
     def _give_back(self) -> None:
-        if self._pool is not None:
-            self._pool.free_held()
-        for handle in self._quarantine:
-            handle.release()
-        self._quarantine.clear()
+        """Everything that is not in use, to the device."""
+        self._pool.free_held()
 
     def free(self, handle: Any) -> None:
         if self._closed or os.getpid() != self._process:
             return  # the memory went with the device, or belongs to the parent process
         with self._memory_lock:
-            if self._pool is None:
-                self._quarantine.append(handle)
-            else:
-                handle.release()
+            self._release(handle)
 
     def copy_in(self, target: Any, offset: int, source: Bytes) -> None:
         self._check()
@@ -274,8 +265,7 @@ class OpenCLDevice(KernelDevice):
         self._closed = True
         with self._memory_lock:
             self._give_back()
-            if self._pool is not None:
-                self._pool.stop_holding()  # blocks that are still out go back as their owners drop them
+            self._pool.stop_holding()  # blocks that are still out go back as their owners drop them
 
     # ---- checks
 
