@@ -42,7 +42,6 @@ class Case:
     level: str = "full"
     check: str = "once"
     shared: tuple[tuple[str, str], ...] = ()
-    tags: frozenset[str] = frozenset()
 
     @property
     def operator(self) -> str:

@@ -76,7 +76,8 @@ def read(path: Path) -> Profile:
             import tomli as toml  # type: ignore[no-redef, unused-ignore, import-not-found]
         except ModuleNotFoundError:
             raise OptionError(
-                "reading a profile takes Python 3.11 or newer, or the package tomli: pip install tomli"
+                "reading a profile takes Python 3.11 or newer, or the package tomli, which hal's extra `conformance` "
+                "brings: pip install tomli"
             ) from None
     try:
         tables = toml.loads(path.read_text(encoding="utf-8"))

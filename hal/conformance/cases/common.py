@@ -30,9 +30,8 @@ def make(
     out: str | Sequence[str] = "contiguous",
     check: str = "once",
     shared: tuple[tuple[str, str], ...] = (),
-    tags: Sequence[str] = (),
     **options: Any,
 ) -> Case:
     """A case named operator/dtype/label."""
     op = make_op(operator, operands, out, **options)
-    return Case(f"{operator}/{op.dtype}/{label}", op, values, level, check, shared, frozenset(tags))
+    return Case(f"{operator}/{op.dtype}/{label}", op, values, level, check, shared)
