@@ -21,6 +21,7 @@ from pathlib import Path
 import opencl_icds
 
 SMOKE_ONLY = ("rusticl", "oclgrind")
+PROFILES = Path(__file__).resolve().parent / "profiles"  # what an implementation is known not to do, with reasons
 OCLGRIND = {"OCLGRIND_UNINITIALIZED": "1", "OCLGRIND_DATA_RACES": "1", "OCLGRIND_MAX_ERRORS": "1000"}
 
 
@@ -32,6 +33,7 @@ class Subject:
     device: str
     level: str
     environment: dict[str, str] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
     log: Path | None = None
 
 
@@ -48,8 +50,11 @@ def subjects(level: str, folder: Path) -> list[Subject]:
         if implementation.name == "oclgrind":
             log = folder / "oclgrind.log"
             environment |= {**OCLGRIND, "OCLGRIND_LOG": str(log)}
+        profile = PROFILES / f"{implementation.name}.toml"
+        options = ("--profile", str(profile)) if profile.exists() else ()
         which = "smoke" if implementation.name in SMOKE_ONLY else level
-        found.append(Subject(implementation.name, f"opencl:{implementation.platform}", which, environment, log))
+        device = f"opencl:{implementation.platform}"
+        found.append(Subject(implementation.name, device, which, environment, options, log))
     listed = subprocess.run([sys.executable, "-m", "hal", "devices", "--json"], capture_output=True, check=True)
     for device in json.loads(listed.stdout)["devices"]:
         known = any(str(device["name"]).startswith(platform) for platform in platforms.values())
@@ -60,7 +65,7 @@ def subjects(level: str, folder: Path) -> list[Subject]:
 
 def judge(subject: Subject) -> tuple[bool, str]:
     """(passed, what to say) of one subject."""
-    command = [sys.executable, "-m", "hal", "conformance", subject.device, "--level", subject.level]
+    command = [sys.executable, "-m", "hal", "conformance", subject.device, "--level", subject.level, *subject.options]
     shown = " ".join(f"{k}={shlex.quote(v)}" for k, v in subject.environment.items() if k != "HAL_CACHE_DIR")
     print(f"\n$ {shown} hal {shlex.join(command[3:])}".replace("$  ", "$ "), flush=True)
     start = time.monotonic()
