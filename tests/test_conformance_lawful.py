@@ -192,7 +192,7 @@ def by_torch(op: Op, inputs: Arrays) -> Arrays:
     depth, eps = op.param("row_ndim"), op.param("eps")
     row = total.shape[total.ndim - depth :]
     if total.numel() == 0:
-        return [np.zeros(spec.shape) for _, spec in op.outputs]
+        return [np.full(spec.shape, np.nan) for _, spec in op.outputs]  # torch has the mean of nothing as 0
     if op.name == "rmsnorm":
         y = functional.rms_norm(total, row, x.get("weight"), eps)
         axes = tuple(range(-depth, 0))
