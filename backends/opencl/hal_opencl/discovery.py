@@ -25,6 +25,8 @@ PREFERENCE = {"Intel(R) OpenCL": 3, "Portable Computing Language": 2, "rusticl":
 KINDS = (("gpu", 20), ("accelerator", 15), ("cpu", 10))  # device type -> priority
 # llvmpipe ends a work-item's loops, without a word, once all of them together made 65,535 rounds.
 LOOP_LIMIT = {"llvmpipe": 65_535}
+# Ends the process over a binary that it does not know, instead of refusing it; building anew takes it milliseconds.
+NO_BINARIES = ("rusticl",)
 INSTALL = "pip install 'hal-kernels[opencl]'"
 INSTALL_CPU = "pip install 'hal-kernels[opencl-cpu]'"
 _log = logging.getLogger("hal.opencl")
@@ -146,6 +148,7 @@ def describe(pyopencl: Any, platform_name: str, device: Any, taken: Any = ()) ->
             "host_unified": bool(device.host_unified_memory),
             "flushes_subnormals": not int(device.single_fp_config) & int(pyopencl.device_fp_config.DENORM),
             "loop_limit": next((limit for word, limit in LOOP_LIMIT.items() if word in device.name), 0),
+            "binaries": not checker and platform_name not in NO_BINARIES,
             "checker": checker,
         },
     )

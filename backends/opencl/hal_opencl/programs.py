@@ -53,10 +53,11 @@ class Compiled:
 
 
 class Programs:
-    """Builds for one device. `cache` None: always from source (a checker shows source lines)."""
+    """Builds for one device, from source always where there is no cache or no binary should be kept."""
 
     def __init__(self, info: DeviceInfo, device: Any, context: Any, cache: Cache | None) -> None:
-        self._info, self._device, self._context, self._cache = info, device, context, cache
+        self._info, self._device, self._context = info, device, context
+        self._cache = cache if info.props.get("binaries", True) else None
         self._identity = (
             FORMAT,
             info.name,
