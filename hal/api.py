@@ -18,8 +18,8 @@ from hal import interop as _interop
 from hal import registry as _registry
 from hal.array import Array
 from hal.device import Device
-from hal.dtypes import DTYPES, name_of, round_to
-from hal.errors import ArgumentError, OptionError
+from hal.dtypes import FLOATS, name_of, round_to
+from hal.errors import ArgumentError, DTypeError, OptionError
 from hal.settings import current
 
 A = TypeVar("A")
@@ -126,7 +126,7 @@ def layernorm(
     Returns:
         y, or (y[, s][, mean, rstd]).
     """
-    options = (axis, eps, return_stats, out_dtype)
+    options = (_plain(axis), eps, return_stats, out_dtype)
     return _dispatch.call("layernorm", (x, weight, bias, residual), options, out, device)
 
 
@@ -153,8 +153,13 @@ def rmsnorm(
     Returns:
         y, or (y[, s][, rstd]).
     """
-    options = (axis, eps, return_stats, out_dtype)
+    options = (_plain(axis), eps, return_stats, out_dtype)
     return _dispatch.call("rmsnorm", (x, weight, residual), options, out, device)
+
+
+def _plain(axis: Any) -> Any:
+    """A tuple of axes as integers: (True,) and (1.0,) equal (1,) as keys, and are not as good."""
+    return tuple(_array.lengths("axis", axis)) if type(axis) is tuple else axis
 
 
 def devices() -> list[_registry.DeviceEntry]:
@@ -173,7 +178,7 @@ def asarray(x: Any, *, device: str | Device | None = None, dtype: Any = None, co
     Args:
         x: NumPy array, DLPack tensor in host memory, or hal.Array.
         device: None is where x is, else the device of hal.use, else the default device.
-        dtype: to convert to, rounding to nearest even; None keeps x's.
+        dtype: a floating dtype to convert to, rounding to nearest even; None keeps x's.
         copy: True always copies; False never does (an error where it has to); None copies where it has to.
     """
     kind = _interop.kind_of(x)
@@ -181,21 +186,24 @@ def asarray(x: Any, *, device: str | Device | None = None, dtype: Any = None, co
     name = spec.dtype if dtype is None else name_of(dtype)
     asked = device if device is not None else (home or current().device)
     chosen = _registry.default_device() if asked is None else _registry.open_device(asked)
+    if name != spec.dtype and name not in FLOATS:
+        raise DTypeError(
+            f"asarray: {spec} is not converted to {name}: say how values are to be cut, x.astype(…), first"
+        )
     if home is chosen and name == spec.dtype and not copy:
         return x  # type: ignore[no-any-return]
     if copy is False:
         raise OptionError(f"asarray: {spec} cannot become {name} on {chosen.name} without a copy")
     host = kind.host(x)
     if name != spec.dtype:
-        whole = name in ("int8", "int32", "bool")
-        host = host.astype(DTYPES[name].numpy) if whole else round_to(host.astype(np.float64), name)
+        host = round_to(host.astype(np.float64), name)
     return _array.from_host(chosen, host, name)
 
 
 def empty(shape: int | Sequence[int], dtype: Any, *, device: str | Device | None = None) -> Array:
     """A new hal.Array whose elements are whatever was there."""
-    lengths: tuple[Any, ...] = (shape,) if isinstance(shape, int) else tuple(shape)
-    if any(not isinstance(n, int) or n < 0 for n in lengths):
+    lengths = _array.lengths("empty", shape)
+    if any(n < 0 for n in lengths):
         raise ArgumentError(f"empty: a shape is lengths >= 0, not {shape!r}")
     asked = device if device is not None else current().device
     chosen = _registry.default_device() if asked is None else _registry.open_device(asked)

@@ -6,6 +6,7 @@ the memory goes back to the device when the last view of it is gone.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from hal import dlpack
 from hal.device import Device, Operand
 from hal.dtypes import DTYPES
-from hal.errors import ArgumentError, DeviceError, OptionError, ShapeError
+from hal.errors import ArgumentError, DeviceError, OptionError, OutOfRangeError, ShapeError
 from hal.op import TensorSpec, row_major
+from hal.ops.operator import normal_axis
 
 DEVICE_ALIGNMENT = 64  # bytes: what Device.alloc promises
 
@@ -95,7 +97,7 @@ class Array:
         raw = np.empty((high - low) * spec.itemsize, np.uint8)
         self.device.copy_out(raw, self.memory.handle, self.offset + low * spec.itemsize)
         strides = tuple(s * spec.itemsize for s in spec.strides)
-        return np.ascontiguousarray(np.ndarray(spec.shape, self.dtype, raw, -low * spec.itemsize, strides))
+        return np.array(np.ndarray(spec.shape, self.dtype, raw, -low * spec.itemsize, strides), order="C")
 
     def __array__(self, *_: Any, **__: Any) -> NDArray[Any]:
         raise ArgumentError("a hal.Array is not copied to the host unasked; use .numpy()")
@@ -118,10 +120,10 @@ class Array:
 
     def transpose(self, *axes: int) -> Array:
         """A view with axes in another order (reversed if none are named)."""
-        order = axes or tuple(reversed(range(self.ndim)))
-        if sorted(a % max(self.ndim, 1) for a in order) != list(range(self.ndim)):
+        order = [normal_axis("transpose", a, self.ndim) for a in axes] if axes else list(reversed(range(self.ndim)))
+        if sorted(order) != list(range(self.ndim)):
             raise OptionError(f"transpose: {axes} is no order of {self.ndim} axes")
-        return Array(self.memory, self.spec.permute([a % self.ndim for a in order]), self.offset)
+        return Array(self.memory, self.spec.permute(order), self.offset)
 
     @property
     def T(self) -> Array:
@@ -130,7 +132,7 @@ class Array:
 
     def reshape(self, *shape: int) -> Array:
         """A view of another shape (one length may be -1); the array has to be contiguous."""
-        wanted = list(shape)
+        wanted = lengths("reshape", shape)
         if wanted.count(-1) == 1:
             rest = -prod(wanted)
             wanted[wanted.index(-1)] = self.size // rest if rest else 0
@@ -144,6 +146,7 @@ class Array:
     def broadcast_to(self, shape: Sequence[int]) -> Array:
         """A view stretched to `shape` with stride 0."""
         try:
+            shape = lengths("broadcast_to", shape)
             fits = np.broadcast_shapes(self.shape, tuple(shape)) == tuple(shape)
         except ValueError:
             fits = False
@@ -170,21 +173,41 @@ class Array:
             n, step = self.shape[axis], self.spec.strides[axis]
             axis += 1
             if isinstance(entry, slice):
+                if entry.step == 0:
+                    raise OptionError("a slice needs a step other than 0")
                 start, _, stride = entry.indices(n)
                 count = len(range(*entry.indices(n)))
                 shape.append(count)
                 strides.append(step * stride)
                 offset += start * step if count else 0
             elif hasattr(entry, "__index__") and not isinstance(entry, (bool, np.bool_)):
-                position = entry.__index__()
+                position = _index(entry)
                 if not -n <= position < n:
-                    raise IndexError(f"index {position} is out of range for an axis of length {n}")
+                    raise OutOfRangeError(f"index {position} is out of range for an axis of length {n}")
                 offset += position % n * step
             else:
                 raise ArgumentError(f"a hal.Array is indexed by integers, slices, ... and None, not {entry!r}")
         moved = offset * self.spec.itemsize
         align = min(self.spec.align, moved & -moved) if moved else self.spec.align
         return Array(self.memory, TensorSpec(self.spec.dtype, tuple(shape), tuple(strides), align), self.offset + moved)
+
+
+def lengths(name: str, shape: Any) -> list[int]:
+    """A shape as integers. Raises ArgumentError where it is none."""
+    try:
+        return [_index(n) for n in ((shape,) if hasattr(shape, "__index__") else shape)]
+    except TypeError:
+        raise ArgumentError(f"{name}: a shape is integers, not {shape!r}") from None
+
+
+def _index(n: Any) -> int:
+    """An integer of any library, but no bool. Raises ArgumentError."""
+    try:
+        if isinstance(n, (bool, np.bool_)):
+            raise TypeError
+        return operator.index(n)
+    except TypeError:
+        raise ArgumentError(f"{n!r} is no integer") from None
 
 
 def empty(device: Device, dtype: str, shape: Sequence[int]) -> Array:

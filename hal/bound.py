@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from hal.doubledouble import DoubleDouble, Float64, Wide, nearest
 from hal.dtypes import DTYPES, accumulator, round_to
 
+CHAIN = 128  # a contract: no row is summed in a chain of more additions; longer sums go in lanes or blocks
 U = {"float32": 2.0**-24, "float64": 2.0**-53, "int32": 0.0}  # unit roundoff of an accumulator
 SMALLEST = {"float32": 2.0**-149, "float64": 2.0**-1074, "int32": 0.0}  # its smallest positive number
 NORMAL = {"float32": 2.0**-126, "float64": 2.0**-1022}  # its smallest normal number

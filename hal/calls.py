@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hal import interop
 from hal.array import Array, Memory, as_bytes
 from hal.device import Device, Operand, Plan
-from hal.errors import DeviceError, ShapeError
+from hal.errors import DeviceError, DeviceMemoryError, HalError, ShapeError
 from hal.interop import Kind, kind_of
 from hal.op import Op, TensorSpec
 from hal.ops.operator import Operator, Result
@@ -45,7 +45,7 @@ class Call:
         present = [x for x in arrays if x is not None]
         if out is None:
             first = present[0]
-            made = [kind.empty(spec, first) for spec in self._fresh]
+            made = [self._empty(spec, first) for spec in self._fresh]
             self.run(present, made)
             results = [kind.finish(x, first) for x in made]
             return results[0] if len(results) == 1 else tuple(results)
@@ -53,7 +53,17 @@ class Call:
         for target in targets:
             kind.check_writable(target)
         self.run_into(present, targets)
+        for target in targets:
+            kind.wrote(target)
         return out
+
+    def _empty(self, spec: TensorSpec, like: Any) -> Any:
+        try:
+            return self.kind.empty(spec, like)
+        except (MemoryError, ValueError, OverflowError, RuntimeError) as error:
+            if isinstance(error, HalError):
+                raise
+            raise DeviceMemoryError(f"{self.operator.name}: no memory for the result {spec}: {error}") from error
 
     def run(self, inputs: list[Any], outputs: list[Any]) -> None:
         """Compute into outputs that share no memory with anything."""
@@ -146,19 +156,12 @@ class DeviceCall(Call):
         self.plan([x.operand() for x in outputs], [x.operand() for x in inputs])
 
     def run_into(self, inputs: list[Any], outputs: list[Any]) -> None:
-        for i, target in enumerate(outputs):
+        for target in outputs:
             if target.device is not self.device:
                 raise DeviceError(
                     f"{self.operator.name}: out is on {target.device.name}, operands on {self.device.name}"
                 )
-            for j, other in enumerate((*inputs, *outputs[:i])):
-                in_place = (
-                    i == 0 and j == self._in_place and target.spec == other.spec and target.offset == other.offset
-                )
-                if not in_place and _share(target, other):
-                    raise ShapeError(
-                        f"{self.operator.name}: out shares memory with another operand or result; give it its own"
-                    )
+        check_apart(self.operator.name, self._in_place, inputs, outputs)
         self.run(inputs, outputs)
 
 
@@ -178,11 +181,26 @@ def _same_layout(x: NDArray[Any]) -> NDArray[Any]:
 def _check_apart(operator: Operator, targets: Sequence[NDArray[Any]]) -> None:
     for i, target in enumerate(targets):
         if any(np.may_share_memory(target, other) for other in targets[:i]):
-            raise ShapeError(f"{operator.name}: the arrays in out share memory with one another")
+            raise ShapeError(f"{operator.name}: the arrays in out may share memory with one another")
+
+
+def check_apart(name: str, in_place: int | None, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+    """Raises ShapeError where a result shares memory with an operand or another result, unless it is in place.
+
+    in_place: the position among `inputs` of the operand that the first result may be.
+    """
+    for i, target in enumerate(outputs):
+        for j, other in enumerate((*inputs, *outputs[:i])):
+            if other.memory is not target.memory:
+                continue
+            same = i == 0 and j == in_place and target.spec == other.spec and target.offset == other.offset
+            if not same and _share(target, other):
+                raise ShapeError(f"{name}: out shares memory with another operand or result; give it its own")
 
 
 def _share(a: Array, b: Array) -> bool:
-    if a.memory is not b.memory or not a.size or not b.size:
+    """Whether two arrays in one memory have a byte in common, by the spans they lie in."""
+    if not a.size or not b.size:
         return False
     spans = [[x.offset + bound * x.spec.itemsize for bound in x.spec.extent()] for x in (a, b)]
     return spans[0][0] < spans[1][1] and spans[1][0] < spans[0][1]

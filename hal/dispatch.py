@@ -64,11 +64,11 @@ def call(name: str, arrays: tuple[Any, ...], options: tuple[Any, ...], out: Any,
             *map(type, options),
         )
         prepared = _calls.get(key)
-    except TypeError:  # unhashable: nothing that hal takes; the rules will say what it is
+    except (TypeError, RuntimeError):  # nothing that hal takes; the rules will say what it is
         key, prepared = None, None
     if prepared is None:
         prepared = _prepare(OPERATORS[name], arrays, options, out, device, settings)
-        if key is not None:
+        if key is not None and settings.observer is None:
             _remember(key, prepared)
     return prepared(arrays, out)
 
@@ -196,7 +196,7 @@ def _targets(operator: Operator, out: Any, results: tuple[Result, ...], kind: Ki
         if spec.shape != result.shape:
             raise ShapeError(f"{where} has to have shape {result.shape}; given: {spec}")
         if overlaps_itself(spec):
-            raise ShapeError(f"{where} has elements that share memory; given: {spec} with strides {spec.strides}")
+            raise ShapeError(f"{where} may have elements that share memory (strides have to nest): {spec}")
     return given
 
 

@@ -61,8 +61,8 @@ def name_of(dtype: object) -> str:
     if type(dtype).__module__ == "torch":  # torch.float32 prints as its name
         dtype = str(dtype).removeprefix("torch.")
     try:
-        as_numpy = np.dtype(dtype)  # type: ignore[call-overload]
-    except TypeError:
+        as_numpy = np.dtype(dtype) if dtype is not None else None  # type: ignore[call-overload]
+    except (TypeError, ValueError, SyntaxError):
         as_numpy = None
     name = _BY_NUMPY.get(as_numpy) if as_numpy is not None else None
     if name is not None:

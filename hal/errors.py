@@ -28,6 +28,10 @@ class OptionError(HalError, ValueError):
     """An option (axis, activation, precision, …) whose value means nothing."""
 
 
+class OutOfRangeError(HalError, IndexError):
+    """An index beyond the end of an axis."""
+
+
 class UnsupportedError(HalError, NotImplementedError):
     """The operator is defined here, but this device cannot compute it. Carries the reason."""
 

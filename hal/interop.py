@@ -51,6 +51,9 @@ class Kind(ABC):
         """What the caller gets for an array that `empty` made and hal filled."""
         return x
 
+    def wrote(self, x: Any) -> None:  # noqa: B027 - most owners do not want to know
+        """hal has written into x, an `out=`: tell its owner."""
+
     def check_writable(self, x: Any) -> None:
         """Raises ArgumentError where hal must not write."""
         if not self.writable:
@@ -133,8 +136,11 @@ class TorchKind(Kind):
         dtype = self.dtypes.get(x.dtype)
         if dtype is None:
             raise DTypeError(f"torch dtype {x.dtype} is not supported; supported: {', '.join(DTYPES)}")
-        align = x.data_ptr() & -x.data_ptr() if x.numel() else 64
-        return TensorSpec(dtype, tuple(x.shape), x.stride(), min(align, 64))
+        try:
+            align = x.data_ptr() & -x.data_ptr() if x.numel() else 64
+            return TensorSpec(dtype, tuple(x.shape), x.stride(), min(align, 64))
+        except RuntimeError as error:  # wrappers of vmap, functorch, fake tensors
+            raise ArgumentError(f"a torch tensor without memory of its own ({type(x).__name__}): {error}") from error
 
     def signature(self, x: Any) -> Any:
         if x.layout is not self.torch.strided:
@@ -147,6 +153,10 @@ class TorchKind(Kind):
         if x.dtype is self.torch.bfloat16:  # NumPy meets torch without this dtype: by its bits
             return x.view(self.torch.int16).numpy().view(DTYPES["bfloat16"].numpy)  # type: ignore[no-any-return]
         return x.numpy()  # type: ignore[no-any-return]
+
+    def wrote(self, x: Any) -> None:
+        # autograd refuses to use a value that was saved before and written since; it knows by this counter.
+        self.torch.autograd.graph.increment_version(x)
 
     def empty(self, spec: TensorSpec, like: Any) -> Any:
         return self.torch.empty(spec.shape, dtype=getattr(self.torch, spec.dtype), device=like.device)
@@ -213,7 +223,7 @@ def _find_kind(x: Any) -> Kind:
     if isinstance(x, np.ndarray):
         kind = _NUMPY
     elif (torch := sys.modules.get("torch")) is not None and isinstance(x, torch.Tensor):
-        kind = next((k for k in _kinds.values() if isinstance(k, TorchKind)), None) or TorchKind(torch)
+        kind = next((k for k in list(_kinds.values()) if isinstance(k, TorchKind)), None) or TorchKind(torch)
     elif hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__") and not isinstance(x, (np.generic, type)):
         kind = _DLPACK
     if kind is None:

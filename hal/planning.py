@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hal.array import Array, check_usable
+from hal.calls import check_apart
 from hal.device import Device, Plan
 from hal.dispatch import named_options, overlaps_itself, uploaded, uploaded_contiguous
 from hal.errors import ArgumentError, DeviceError, DTypeError, OptionError, ShapeError
@@ -21,10 +22,12 @@ from hal.settings import current
 class HeldPlan:
     """An operator decided once. Call it with hal.Arrays: the inputs in order, then the outputs."""
 
-    __slots__ = ("op", "device", "_plan", "_specs", "_split")
+    __slots__ = ("op", "device", "_in_place", "_plan", "_specs", "_split")
 
     def __init__(self, op: Op, device: Device, plan: Plan, specs: tuple[TensorSpec, ...], inputs: int) -> None:
         self.op, self.device, self._plan, self._specs, self._split = op, device, plan, specs, inputs
+        role = OPERATORS[op.name].in_place
+        self._in_place = op.input_index(role) if role else None
 
     def __call__(self, *arrays: Array) -> None:
         """Enqueue. Raises ShapeError, DeviceError where an array is not what was planned for."""
@@ -41,7 +44,9 @@ class HeldPlan:
             if x.device is not device or device.lost:
                 raise DeviceError(f"plan of {self.op}: planned for {device.name} {device.lost}, given {x!r}")
             operands.append((x.memory.handle, x.offset))
-        self._plan(operands[self._split :], operands[: self._split])
+        split = self._split
+        check_apart(self.op.name, self._in_place, arrays[:split], arrays[split:])
+        self._plan(operands[split:], operands[:split])
 
     def describe(self) -> dict[str, Any]:
         """What was decided, as plain values."""
@@ -102,7 +107,11 @@ def _decide(
         wanted = f"{len(operator.roles)} operands at most ({', '.join(operator.roles)})"
         raise ArgumentError(f"{name}: {wanted}; given: {len(operands)}")
     given = dict(zip(operator.roles, operands))  # noqa: B905 - optional operands may be left out
-    given.update({role: options.pop(role) for role in operator.roles if role in options})
+    named_operands = {role: options.pop(role) for role in operator.roles if role in options}
+    twice = [role for role in named_operands if given.get(role) is not None]
+    if twice:
+        raise ArgumentError(f"{name}: operand {twice[0]} is given twice")
+    given.update(named_operands)
     unknown = [key for key in options if key not in operator.options]
     if unknown:
         raise OptionError(f"{name}: no option {unknown[0]!r}; there are: {', '.join(operator.options)}")
@@ -110,7 +119,7 @@ def _decide(
     if missing:
         raise ArgumentError(f"{name}: operand {missing[0]} is missing")
     specs = {role: _spec(x) for role, x in given.items() if x is not None}
-    chosen = _device_of([*given.values(), out], device)
+    chosen = _device_of([*given.values(), *(out if isinstance(out, tuple) else (out,))], device)
     values = {**operator.options, **options}
     named = named_options(name, list(values.values()), current())
     results = operator.infer(specs, named)
@@ -134,7 +143,7 @@ def _check_targets(name: str, results: Sequence[Result], targets: Sequence[Tenso
         if target.shape != result.shape:
             raise ShapeError(f"{name}: out ({result.role}) has to have shape {result.shape}; given: {given}")
         if overlaps_itself(target):
-            raise ShapeError(f"{name}: out ({result.role}) has elements that share memory; given: {given}")
+            raise ShapeError(f"{name}: out ({result.role}) may have elements that share memory; given: {given}")
 
 
 def _spec(x: Any) -> TensorSpec:
@@ -152,6 +161,8 @@ def _device_of(operands: list[Any], device: str | Device | None) -> Device:
     if homes:
         home = homes.pop()
         check_usable(home)
+        if device is not None and open_device(device) is not home:
+            raise DeviceError(f"the operands are on {home.name}, not on device={device!r}; use hal.asarray first")
         return home
     asked = device if device is not None else current().device
     return default_device() if asked is None else open_device(asked)

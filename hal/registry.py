@@ -145,7 +145,9 @@ def find(device: str) -> DeviceEntry:
     found = infos(prefix)
     if not found:
         raise BackendUnavailable(f"{device}: backend {prefix} has no device here: {backend(prefix).why_none()}")
-    if not selector or selector.isdecimal():  # a number is an index, even where some name has it in it
+    if not selector or (
+        selector.isdecimal() and len(selector) < 10
+    ):  # a number is an index, even where some name has it in it
         matches = [int(selector or 0)] if int(selector or 0) < len(found) else []
     else:
         exact = [i for i, info in enumerate(found) if info.name.lower() == selector.lower()]
@@ -167,7 +169,7 @@ def open_device(device: str | Device) -> Device:
         check_usable(device)
         return device
     with _state.lock:
-        canonical = _state.names.get(str(device))
+        canonical = _state.names.get(device) if type(device) is str else None
         if canonical is None:
             canonical = _state.names[device] = find(device).name
         opened = _state.opened.get(canonical)

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from hal.device import Device
-from hal.errors import OptionError
+from hal.errors import ArgumentError, OptionError
 
 DETERMINISTIC = ("run", "batch", "portable")
 FALLBACK = ("error", "warn")
@@ -94,6 +94,8 @@ def use(
     Raises:
         OptionError: an unknown value. BackendUnavailable: an unknown device (when it is first used).
     """
+    if not (device is None or isinstance(device, (str, Device))):
+        raise ArgumentError(f"use: a device is named by a string such as 'cpu' or 'opencl:0', not {device!r}")
     for name, value, allowed in (
         ("precision", precision, ("tf32",)),
         ("deterministic", deterministic, DETERMINISTIC),
@@ -128,8 +130,9 @@ def watch(observer: Observer) -> Iterator[None]:
 @contextmanager
 def _changed(**changes: Any) -> Iterator[None]:
     now = current()
-    fields = {name: getattr(now, name) for name in Settings.__dataclass_fields__}
-    token = _current.set(_intern(**{**fields, **changes}))
+    fields = {**{name: getattr(now, name) for name in Settings.__dataclass_fields__}, **changes}
+    # With an observer they are not interned, and dispatch remembers no call of theirs: nothing keeps the observer.
+    token = _current.set(Settings(**fields) if fields["observer"] else _intern(**fields))
     try:
         yield
     finally:

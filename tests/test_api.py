@@ -209,3 +209,38 @@ def test_the_public_signature_has_the_operator_s_options_and_defaults(name: str)
     options = OPERATORS[name].options
     assert {key: parameters[key].default for key in options} == dict(options)
     assert set(parameters) == {*options, *OPERATORS[name].roles, "out", "device"}
+
+
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [
+        (lambda: hal.matmul(x34, x45, alpha=10**400), hal.OptionError),
+        (lambda: hal.matmul(x34, x45, activation=np.array([1, 2])), hal.OptionError),  # type: ignore[arg-type]
+        (lambda: hal.softmax(x34, axis=np.array([1])), hal.ArgumentError),
+        (lambda: hal.layernorm(x34, axis=(True,)), hal.ArgumentError),
+        (lambda: hal.matmul(x34, x45, out_dtype="f4,,("), hal.DTypeError),
+        (lambda: hal.softmax(x34, device="cpu:" + "9" * 5000), hal.BackendUnavailable),
+        (lambda: hal.empty((2,), None), hal.DTypeError),
+        (lambda: hal.empty((2**62,), "float32"), hal.DeviceMemoryError),
+        (lambda: hal.matmul(np.broadcast_to(x34, (2**40, 3, 4)), x45), hal.DeviceMemoryError),
+        (lambda: hal.asarray(x34, dtype="int8"), hal.DTypeError),
+        (lambda: hal.asarray(x34).transpose(5, 0), hal.OptionError),
+        (lambda: hal.asarray(x34).reshape(3.0, 4), hal.ArgumentError),  # type: ignore[arg-type]
+        (lambda: hal.asarray(x34)[::0], hal.OptionError),
+        (lambda: hal.asarray(x34)[9], hal.OutOfRangeError),
+    ],
+)  # fmt: skip
+def test_odd_arguments_are_errors_of_hal(call: Any, kind: type[Exception]) -> None:
+    with pytest.raises(kind):
+        call()
+
+
+def test_an_axis_of_a_wrong_type_in_a_tuple_is_refused_whatever_came_before() -> None:
+    hal.layernorm(x34, axis=(1,))
+    with pytest.raises(hal.ArgumentError):
+        hal.layernorm(x34, axis=(True,))
+
+
+def test_shapes_are_integers_of_any_library() -> None:
+    assert hal.empty(np.int64(3), "float32").shape == hal.empty((np.int64(3),), "float32").shape == (3,)  # type: ignore[arg-type]
+    assert hal.matmul(hal.asarray(x34[0]), hal.asarray(x34[1])).numpy().shape == ()

@@ -119,8 +119,8 @@ def test_asarray_converts_with_one_rounding_and_only_when_asked(x: np.ndarray[An
 
 def test_empty_refuses_what_is_no_shape() -> None:
     assert hal.empty(3, "float32", device="cpu").shape == (3,)
-    for shape in ((-1,), (2.0,)):
-        with pytest.raises(hal.ArgumentError, match="lengths >= 0"):
+    for shape, text in (((-1,), "lengths >= 0"), ((2.0,), "integers"), (None, "integers")):
+        with pytest.raises(hal.ArgumentError, match=text):
             hal.empty(shape, "float32", device="cpu")  # type: ignore[arg-type]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import weakref
 from typing import Any
 
 import numpy as np
@@ -250,3 +251,26 @@ def test_the_layout_of_a_remembered_out_is_kept(distant: Device) -> None:
     intern.cache_clear()  # as if thousands of other layouts had been met since
     gc.collect()
     assert sys.getrefcount(layout) > 2  # besides this name and the argument: what the key leads to
+
+
+def test_a_held_plan_refuses_an_out_that_lies_in_an_operand() -> None:
+    a, b = (hal.asarray(np.ones((4, 4), F32), device="cpu") for _ in range(2))
+    step = hal.plan("matmul", a, b)
+    with pytest.raises(hal.ShapeError, match="shares memory"):
+        step(a, b, a)
+    in_place = hal.plan("softmax", a)
+    in_place(a, a)
+    np.testing.assert_array_equal(a.numpy(), np.full((4, 4), 0.25))
+
+
+def test_an_observer_is_let_go() -> None:
+    class Observer:
+        def __call__(self, *_: Any) -> None: ...
+
+    observer = Observer()
+    watched = weakref.ref(observer)
+    with watch(observer):
+        hal.softmax(np.ones((2, 2), F32), device="cpu")
+    del observer
+    gc.collect()
+    assert watched() is None

@@ -169,3 +169,11 @@ def test_jax_in_jax_out() -> None:
     result = hal.softmax(x)
     assert type(result) is type(x) and result.dtype == jnp.bfloat16
     np.testing.assert_array_equal(np.asarray(result), hal.softmax(np.asarray(x)))
+
+
+def test_torch_s_autograd_learns_of_what_hal_wrote(torch: Any) -> None:
+    v, w = torch.ones(3), torch.ones(3, requires_grad=True)
+    product = w * v  # autograd saves v for the gradient of w
+    hal.softmax(torch.zeros(3), out=v)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.sum().backward()

@@ -56,9 +56,9 @@ class Matmul(Operator):
 
     def _check_options(self, operands: Operands, options: Options) -> None:
         activation, precision = options["activation"], options["precision"]
-        if activation not in ACTIVATIONS:
+        if not isinstance(activation, (str, type(None))) or activation not in ACTIVATIONS:
             raise OptionError(f"matmul: activation has to be one of {ACTIVATIONS}, not {activation!r}")
-        if precision not in PRECISIONS:
+        if not isinstance(precision, (str, type(None))) or precision not in PRECISIONS:
             raise OptionError(f"matmul: precision has to be one of {PRECISIONS}, not {precision!r}")
         alpha = self.number(options, "alpha", operands["a"].dtype)
         if operands["a"].dtype == "int8" and (activation is not None or alpha != 1):

@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hal import doubledouble as wide
-from hal.bound import MAXIMUM, STRICT, Allowance, Exact, U
+from hal.bound import CHAIN, MAXIMUM, STRICT, Allowance, Exact, U
 from hal.doubledouble import Wide
 from hal.dtypes import accumulator, round_to
 from hal.errors import ArgumentError, DTypeError, OptionError, ShapeError
 from hal.op import Op, OpClass, TensorSpec
 from hal.ops.operator import Operands, Operator, Options, Result, check_floats, check_not_scalar, normal_axis
 from hal.ops.rows import classify_rows, per_row_shape, row_ndim
-from hal.ops.softmax import CHAIN
 
 
 class Norm(Operator):

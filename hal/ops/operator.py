@@ -96,8 +96,12 @@ class Operator(ABC):
         value = options[key]
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.floating, np.integer)):
             raise ArgumentError(f"{self.name}: {key} has to be a real number, not {type(value).__name__} {value!r}")
-        with np.errstate(over="ignore"):
-            return float(DTYPES[accumulator(dtype)].numpy.type(value)) if dtype != "int8" else float(value)
+        try:
+            with np.errstate(over="ignore"):
+                # + 0.0: -0.0 equals 0.0 as a key, so they are one option.
+                return (float(DTYPES[accumulator(dtype)].numpy.type(value)) if dtype != "int8" else float(value)) + 0.0
+        except OverflowError:
+            raise OptionError(f"{self.name}: {key} is too large for a float64") from None
 
     def axis(self, options: Options, ndim: int) -> int:
         """options["axis"] as 0 <= axis < ndim."""
@@ -114,9 +118,12 @@ class Operator(ABC):
 
 def normal_axis(name: str, axis: object, ndim: int) -> int:
     """`axis` counted from the front. Raises ArgumentError (no integer) or OptionError (out of range)."""
-    if isinstance(axis, (bool, np.bool_)) or not hasattr(axis, "__index__"):
-        raise ArgumentError(f"{name}: axis has to be an integer, not {type(axis).__name__} {axis!r}")
-    index = _operator.index(axis)
+    try:
+        if isinstance(axis, (bool, np.bool_)):
+            raise TypeError
+        index = _operator.index(axis)  # type: ignore[arg-type]
+    except TypeError:
+        raise ArgumentError(f"{name}: axis has to be an integer, not {type(axis).__name__} {axis!r}") from None
     if not -ndim <= index < ndim:
         raise OptionError(f"{name}: axis {index} is out of range for an array of {ndim} dimensions")
     return index % ndim

@@ -13,14 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hal import doubledouble as wide
-from hal.bound import MAXIMUM, NORMAL, STRICT, Allowance, Exact, U
+from hal.bound import CHAIN, MAXIMUM, NORMAL, STRICT, Allowance, Exact, U
 from hal.dtypes import accumulator
 from hal.errors import ShapeError
 from hal.op import Op, OpClass, TensorSpec
 from hal.ops.operator import Operands, Operator, Options, Result, check_floats, check_not_scalar
 from hal.ops.rows import classify_rows, move_last
-
-CHAIN = 128  # no chain of more than this many additions: longer sums go in lanes or blocks
 
 
 class Softmax(Operator):

@@ -56,7 +56,7 @@ class Device(DeviceContract):
     def alloc(self, nbytes: int) -> int:
         try:
             raw = np.empty(nbytes + _ALIGNMENT, np.uint8)
-        except MemoryError:
+        except (MemoryError, ValueError, OverflowError):
             raise DeviceMemoryError(f"{self.name}: no memory for {nbytes} bytes") from None
         start = raw.ctypes.data
         address = start + -start % _ALIGNMENT
@@ -97,7 +97,10 @@ class ReferencePlan(Plan):
 
     def __call__(self, outputs: Sequence[Operand], inputs: Sequence[Operand], stream: Any = None) -> None:
         operands = [view(spec, *operand) for (_, spec), operand in zip(self._op.inputs, inputs, strict=True)]
-        results = self._compute(self._op, operands)
+        try:
+            results = self._compute(self._op, operands)
+        except MemoryError as error:  # float64 needs up to eight times what the operands do
+            raise DeviceMemoryError(f"{self._op.name}: no memory to compute {self._op}: {error}") from error
         for (_, spec), operand, result in zip(self._op.outputs, outputs, results, strict=True):
             view(spec, *operand)[...] = result
 

@@ -122,7 +122,7 @@ def softmax_exponent(op: Op, inputs: Arrays) -> tuple[Float64, NDArray[np.bool_]
 def layernorm(op: Op, inputs: Arrays) -> list[NDArray[Any]]:
     """(x - mean) / sqrt(var + eps) * weight + bias, and what else the Op asks for."""
     operands = by_role(op, inputs)
-    x, total = with_residual(op, operands)
+    x = with_residual(op, operands)
     n = x.shape[-1]
     with np.errstate(all="ignore"):
         # About the first element: constant rows have exactly this mean, and large means lose no digits. Then about
@@ -137,31 +137,30 @@ def layernorm(op: Op, inputs: Arrays) -> list[NDArray[Any]]:
             y = y * operands["weight"].astype(np.float64).reshape(n)
         if "bias" in operands:
             y = y + operands["bias"].astype(np.float64).reshape(n)
-    return in_order(op, {"out": y, "sum": total, "mean": mean, "rstd": rstd})
+    return in_order(op, {"out": y, "sum": x, "mean": mean, "rstd": rstd})
 
 
 def rmsnorm(op: Op, inputs: Arrays) -> list[NDArray[Any]]:
     """x / sqrt(mean(x^2) + eps) * weight, and what else the Op asks for."""
     operands = by_role(op, inputs)
-    x, total = with_residual(op, operands)
+    x = with_residual(op, operands)
     n = x.shape[-1]
     with np.errstate(all="ignore"):
         rstd = 1.0 / np.sqrt(np.sum(x * x, axis=-1, keepdims=True) / n + op.param("eps"))
         y = x * rstd
         if "weight" in operands:
             y = y * operands["weight"].astype(np.float64).reshape(n)
-    return in_order(op, {"out": y, "sum": total, "rstd": rstd})
+    return in_order(op, {"out": y, "sum": x, "rstd": rstd})
 
 
-def with_residual(op: Op, operands: dict[str, NDArray[Any]]) -> tuple[Float64, Float64]:
-    """What is normalised, as (rows, n): x, or x + residual rounded to x's dtype. Twice, the second for the result."""
+def with_residual(op: Op, operands: dict[str, NDArray[Any]]) -> Float64:
+    """What is normalised, as (rows, n): x, or x + residual rounded to x's dtype."""
     x = np.ascontiguousarray(operands["x"]).astype(np.float64)
     if "residual" in operands:
         with np.errstate(all="ignore"):
             x = round_to(x + operands["residual"].astype(np.float64), op.dtype).astype(np.float64)
     split = x.ndim - op.param("row_ndim")
-    rows = x.reshape(math.prod(x.shape[:split]), math.prod(x.shape[split:]))
-    return rows, rows
+    return x.reshape(math.prod(x.shape[:split]), math.prod(x.shape[split:]))
 
 
 def by_role(op: Op, inputs: Arrays) -> dict[str, NDArray[Any]]:
