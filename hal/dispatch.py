@@ -187,7 +187,7 @@ def _targets(operator: Operator, out: Any, results: tuple[Result, ...], kind: Ki
         wanted = f"a tuple of {len(results)}" if len(results) > 1 else "one array"
         raise ArgumentError(f"{operator.name}: out has to be {wanted} for the results {[r.role for r in results]}")
     for result, target in zip(results, given, strict=True):
-        where = f"{operator.name}: out ({result.role})"
+        where = f"{operator.name}: out" + (f" ({result.role})" if len(results) > 1 else "")
         if _in_words(where, kind_of, target).name != kind.name:
             raise ArgumentError(f"{where} has to be a {kind.name} as the operands are, not a {type(target).__name__}")
         spec: TensorSpec = _in_words(where, kind.spec, target)

@@ -72,7 +72,7 @@ def name_of(dtype: object) -> str:
             f"dtype {as_numpy.str!r} is not in this machine's byte order; "
             f"convert it first: x.astype(x.dtype.newbyteorder('='))"
         )
-    raise DTypeError(f"dtype {dtype!r} is not supported; supported: {', '.join(DTYPES)}")
+    raise DTypeError(f"dtype {dtype!r} is not supported; supported: {', '.join(FLOATS)}; matmul also int8")
 
 
 def from_dlpack(code: int, bits: int, lanes: int) -> str:

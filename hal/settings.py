@@ -50,12 +50,14 @@ def _intern(
 
 
 def from_environment() -> Settings:
-    """HAL_FALLBACK=warn and HAL_CHECK=1. Raises OptionError on another value."""
+    """HAL_FALLBACK (error, warn) and HAL_CHECK (0, 1). Raises OptionError on another value."""
     fallback = os.environ.get("HAL_FALLBACK", "error")
     if fallback not in FALLBACK:
         raise OptionError(f"HAL_FALLBACK has to be one of {FALLBACK}, not {fallback!r}")
-    check = os.environ.get("HAL_CHECK", "0") not in ("", "0")
-    return _intern(None, None, "run", fallback, check, None)
+    check = os.environ.get("HAL_CHECK") or "0"
+    if check not in ("0", "1"):
+        raise OptionError(f"HAL_CHECK has to be 0 or 1, not {check!r}")
+    return _intern(None, None, "run", fallback, check == "1", None)
 
 
 _current: ContextVar[Settings] = ContextVar("hal settings")
@@ -63,12 +65,11 @@ _current: ContextVar[Settings] = ContextVar("hal settings")
 
 def current() -> Settings:
     """The settings of this thread or task."""
-    try:
-        return _current.get()
-    except LookupError:
+    settings = _current.get(None)
+    if settings is None:
         settings = from_environment()
         _current.set(settings)
-        return settings
+    return settings
 
 
 @contextmanager

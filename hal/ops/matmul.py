@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from hal import doubledouble as wide
 from hal.bound import MAXIMUM, STRICT, Allowance, Exact, U
 from hal.doubledouble import Float64, Wide
-from hal.dtypes import DTYPES, accumulator
+from hal.dtypes import DTYPES, FLOATS, accumulator
 from hal.errors import DTypeError, OptionError, ShapeError
 from hal.op import Op, OpClass, OperandClass, TensorSpec, merge_axes, needs_wide_index, vector_align
-from hal.ops.operator import Operands, Operator, Options, Result, check_floats
+from hal.ops.operator import Operands, Operator, Options, Result
 
 ACTIVATIONS = (None, "relu", "gelu", "gelu_tanh", "silu")
 PRECISIONS = (None, "tf32")
@@ -38,8 +38,7 @@ class Matmul(Operator):
     def infer(self, operands: Operands, options: Options) -> tuple[Result, ...]:
         a, b, bias = operands["a"], operands["b"], operands.get("bias")
         for role in ("a", "b"):
-            if operands[role].dtype != "int8":
-                check_floats(self, operands, role)
+            self.check_dtype(operands, role, (*FLOATS, "int8"))
         if a.dtype != b.dtype:
             raise self.fail(DTypeError, operands, "a and b need the same dtype", "hal promotes nothing: convert one")
         dtype = self.out_dtype(operands, options, "int32" if a.dtype == "int8" else a.dtype)
