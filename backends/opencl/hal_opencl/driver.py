@@ -7,14 +7,18 @@ What each rule here is for:
   whose arguments it holds, and sets only those that changed.
 - *Freed memory goes to a pool* and is given out again at once: the queue is in order, so who gets it runs later. It
   goes back to the device when memory is short, and on close.
+- *`free` takes no lock*: the garbage collector calls it at any line, also of a thread that is allocating. It leaves
+  the block in a list, from which the next allocation takes it to the pool.
 - *Nothing is released between setting an argument and the launch*: neither OpenCL nor pyopencl holds a reference, and
   some implementations end the process then. Callers keep operands until the call returns; a Plan frees scratch later.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -106,8 +110,12 @@ class OpenCLDevice(KernelDevice):
     def __init__(self, info: DeviceInfo, device: Any, cache: Cache | None = None) -> None:
         super().__init__(info)
         self._process = os.getpid()
-        self._memory_lock = threading.Lock()
+        self._memory_lock = threading.Lock()  # of the pool
+        self._freed: deque[Any] = deque()  # what `free` was given and the pool was not
         self._closed = False
+        # A CPU's runtime hands out more than there is, and PoCL ends the process when that comes to light; other
+        # devices refuse in time, and there a block of the pool need not be given up for fear of it.
+        self._counted = info.props.get("type") == "cpu"
         self._clock: bool | None = None
         with self._driver():
             self._context = cl.Context([device])
@@ -127,25 +135,39 @@ class OpenCLDevice(KernelDevice):
             raise DeviceMemoryError(f"{self.name}: {nbytes} bytes wanted, its largest block is {largest}")
         try:
             with self._memory_lock:
+                self._release_freed()
                 return self._take(nbytes)
         except (cl.Error, MemoryError) as error:
             return self._alloc_again(nbytes, error)
 
     def _alloc_again(self, nbytes: int, error: Any) -> Any:
-        """Give the pool's unused blocks back, and try once more."""
+        """Give the pool's unused blocks back and try once more, then again without arrays in dead cycles."""
         if isinstance(error, cl.Error) and status(int(error.code)) not in _OUT_OF_MEMORY:
             raise failure(self.name, error)
-        self.synchronize()  # some implementations cannot release memory that queued work uses
-        try:
-            with self._memory_lock:
-                self._give_back()
-                return self._take(nbytes)
-        except (cl.Error, MemoryError):
-            used = f"{self._pool.active_bytes} in use of "
-            raise DeviceMemoryError(f"{self.name}: no memory for {nbytes} bytes; {used}{self.info.memory}") from error
+        for collect in (False, True):
+            if collect:
+                gc.collect()
+            self.synchronize()  # some implementations cannot release memory that queued work uses
+            try:
+                with self._memory_lock:
+                    self._release_freed()
+                    self._give_back()
+                    return self._take(nbytes)
+            except (cl.Error, MemoryError) as again:
+                error = again
+        used = f"{self._pool.active_bytes} in use of "
+        raise DeviceMemoryError(f"{self.name}: no memory for {nbytes} bytes; {used}{self.info.memory}") from error
 
     def _take(self, nbytes: int) -> Any:
-        return self._pool.allocate(nbytes)
+        pool = self._pool
+        if self._counted and pool.managed_bytes + pool.alloc_size(pool.bin_number(nbytes)) > self.info.memory:
+            raise MemoryError(f"{pool.managed_bytes} bytes are out already")
+        return pool.allocate(nbytes)
+
+    def _release_freed(self) -> None:
+        """What was freed, to the pool. The caller holds the lock; a collection meanwhile only makes the list longer."""
+        while self._freed:
+            self._release(self._freed.popleft())
 
     def _release(self, handle: Any) -> None:
         handle.release()
@@ -157,8 +179,7 @@ class OpenCLDevice(KernelDevice):
     def free(self, handle: Any) -> None:
         if self._closed or os.getpid() != self._process:
             return  # the memory went with the device, or belongs to the parent process
-        with self._memory_lock:
-            self._release(handle)
+        self._freed.append(handle)  # no lock: see above
 
     def copy_in(self, target: Any, offset: int, source: Bytes) -> None:
         self._check()
@@ -229,6 +250,8 @@ class OpenCLDevice(KernelDevice):
         self._check()
         with self._driver():
             self._queue.finish()
+            with self._memory_lock:
+                self._release_freed()
 
     def mark(self, stream: Any = None) -> Any:
         self._check()
@@ -268,6 +291,7 @@ class OpenCLDevice(KernelDevice):
             self._queue.finish()
         self._closed = True
         with self._memory_lock:
+            self._release_freed()
             self._give_back()
             self._pool.stop_holding()  # blocks that are still out go back as their owners drop them
 
@@ -280,7 +304,10 @@ class OpenCLDevice(KernelDevice):
                 'use multiprocessing\'s "spawn" or "forkserver", or open the device in the child'
             )
         if self._closed:
-            raise DeviceError(f"{self.name}: the device is closed")
+            raise DeviceError(
+                f"{self.name}: the device is closed: close() was called, and that is for good; "
+                "only a new process opens it again"
+            )
 
     @contextmanager
     def _driver(self) -> Iterator[None]:

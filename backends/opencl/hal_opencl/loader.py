@@ -39,7 +39,7 @@ def load() -> Any:
             _prepared = True
             try:
                 _add_intel(Path(str(pyopencl.__file__)).parent)
-            except OSError as error:
+            except (OSError, ValueError) as error:  # whatever the files say, the other implementations remain
                 _log.warning("Intel's OpenCL runtime was not made known to the loader: %s", error)
         return pyopencl
 
@@ -70,7 +70,7 @@ def _add_intel(pyopencl_folder: Path) -> None:
     _write(icds / "intel.icd", str(library))
     # What came with pyopencl (PoCL's wheel puts its .icd there) would be hidden: it is copied, with full paths.
     for own in sorted((pyopencl_folder / ".libs").glob("*.icd")):
-        name = own.read_text(encoding="utf-8").strip()
+        name = os.fsdecode(own.read_bytes()).strip()
         beside = own.parent / name
         _write(icds / own.name, str(beside) if beside.exists() else name)
     os.environ["PYOPENCL_HOME"] = str(home)
@@ -92,10 +92,11 @@ def _folder() -> Path:
 
 
 def _write(icd: Path, line: str) -> None:
-    """Replace the file unless it says so already: another process may be reading it."""
-    if icd.exists() and icd.read_text(encoding="utf-8").strip() == line:
+    """Replace the file unless it says so already: another process may be reading it. Bytes, as it may be damaged."""
+    content = os.fsencode(line) + b"\n"
+    if icd.exists() and icd.read_bytes() == content:
         return
     handle, temporary = tempfile.mkstemp(dir=icd.parent)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(line + "\n")
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
     os.replace(temporary, icd)

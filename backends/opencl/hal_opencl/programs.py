@@ -94,10 +94,9 @@ class Programs:
         if binary is None:
             return None
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                program = cl.Program(self._context, [self._device], [binary])
-                program.build(list(kernel.options), cache_dir=False)
+            program = cl.Program(self._context, [self._device], [binary])
+            ignore_remarks()
+            program.build(list(kernel.options), cache_dir=False)
             return self._describe(program, kernel, key)
         except (cl.Error, DeviceError):
             assert self._cache is not None
@@ -107,9 +106,8 @@ class Programs:
     def _build(self, kernel: Kernel) -> Any:
         program = cl.Program(self._context, kernel.source)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # compilers' remarks come as CompilerWarning
-                return program.build(list(kernel.options), cache_dir=False)
+            ignore_remarks()
+            return program.build(list(kernel.options), cache_dir=False)
         except cl.Error as error:
             raise CompileError(
                 f"{self._info.name}: kernel {kernel.entry} does not build",
@@ -130,6 +128,17 @@ class Programs:
             )
         except cl.Error as error:
             raise DeviceError(f"{self._info.name}: kernel {kernel.entry}: {error}") from error
+
+
+def ignore_remarks() -> None:
+    """Ignore what compilers say of programs that do build; pyopencl makes it a CompilerWarning.
+
+    The filter is added and stays: warnings.catch_warnings restores the whole process's list, and where two threads
+    build at once, one's restores the other's. It is added again only where the program has put filters before it since,
+    because one of those may turn warnings into errors.
+    """
+    if not warnings.filters or warnings.filters[0][:3] != ("ignore", None, cl.CompilerWarning):
+        warnings.filterwarnings("ignore", category=cl.CompilerWarning)
 
 
 def build_log(error: Any) -> str:
