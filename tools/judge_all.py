@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def subjects(level: str, folder: Path) -> list[Subject]:
         vendors = folder / implementation.name
         implementation.write(vendors)
         platforms[implementation.name] = implementation.platform
-        environment = {**implementation.environment(vendors), "HAL_CACHE_DIR": str(folder / "cache")}
+        environment = implementation.environment(vendors)
         profile = PROFILES / f"{implementation.name}.toml"
         options = ("--profile", str(profile)) if profile.exists() else ()
         log = None
@@ -66,13 +67,24 @@ def subjects(level: str, folder: Path) -> list[Subject]:
     return found
 
 
-def judge(subject: Subject) -> tuple[bool, str]:
-    """(passed, what to say) of one subject."""
+def judge(subject: Subject, aside: bool = False) -> tuple[bool, str]:
+    """(passed, what to say) of one subject. `aside`: beside others, so that its output is shown when it has ended."""
     command = [sys.executable, "-m", "hal", "conformance", subject.device, "--level", subject.level, *subject.options]
-    shown = " ".join(f"{k}={shlex.quote(v)}" for k, v in subject.environment.items() if k != "HAL_CACHE_DIR")
-    print(f"\n$ {shown} hal {shlex.join(command[3:])}".replace("$  ", "$ "), flush=True)
+    shown = " ".join(f"{k}={shlex.quote(v)}" for k, v in subject.environment.items())
+    title = f"\n$ {shown} hal {shlex.join(command[3:])}".replace("$  ", "$ ")
+    if not aside:
+        print(title, flush=True)
     start = time.monotonic()
-    code = subprocess.run(command, env={**os.environ, **subject.environment}).returncode
+    done = subprocess.run(
+        command,
+        env={**os.environ, **subject.environment},
+        stdout=subprocess.PIPE if aside else None,
+        stderr=subprocess.PIPE if aside else None,
+        text=True,
+    )
+    code = done.returncode
+    if aside:
+        print(f"{title}\n{done.stdout}{done.stderr[-2000:] if code else ''}", flush=True)
     verdict = {0: "passes", 1: "FAILS", 2: "could not be judged"}.get(code, f"ended with exit code {code}")
     complaints = subject.log.read_text(errors="replace") if subject.log and subject.log.exists() else ""
     if complaints:
@@ -89,7 +101,13 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         chosen = [s for s in subjects(arguments.level, Path(folder)) if not arguments.only or s.name in arguments.only]
-        results = {subject.name: judge(subject) for subject in chosen}
+        checkers = [subject for subject in chosen if subject.log is not None]
+        with ThreadPoolExecutor(max_workers=1) as pool:  # interprets on one core for minutes: beside the others
+            if checkers:
+                print(f"{', '.join(s.name for s in checkers)}: judged beside the others, shown at the end", flush=True)
+            running = {subject.name: pool.submit(judge, subject, True) for subject in checkers}
+            results = {subject.name: judge(subject) for subject in chosen if subject not in checkers}
+            results |= {name: future.result() for name, future in running.items()}
     print()
     for name, (_, text) in results.items():
         print(f"{name:10} {text}")

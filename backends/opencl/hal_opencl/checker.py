@@ -56,9 +56,6 @@ class CheckedDevice(OpenCLDevice):
     def alloc(self, nbytes: int) -> Any:
         return self._there(super().alloc, nbytes)
 
-    def free(self, handle: Any) -> None:
-        self._there(super().free, handle)
-
     def _take(self, nbytes: int) -> Any:
         return cl.Buffer(self._context, cl.mem_flags.READ_WRITE, nbytes)
 
