@@ -89,7 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = argparse.Namespace(json=False, traceback="--traceback" in words)
     try:
         parser = build_parser(next((word for word in words if word in COMMANDS), None))
-        parser.parse_args(words, args)
+        _, unknown = parser.parse_known_args(words, args)
+        if unknown:  # in the words of the command, which has the options
+            hint = f"; {args.hint}" if "hint" in args else ""
+            getattr(args, "usage_error", parser.error)(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         if "run" not in args:
             parser.print_help()
             return CANNOT_RUN
@@ -134,7 +137,7 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
         if name == chosen:
             module = importlib.import_module(command.module)
             module.add_arguments(below)
-            below.set_defaults(run=module.run)
+            below.set_defaults(run=module.run, usage_error=below.error)
     return parser
 
 

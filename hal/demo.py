@@ -129,6 +129,7 @@ class Judge:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `hal demo`."""
+    parser.set_defaults(hint="a text of your own is given with --file FILE")
     parser.add_argument(
         "--file",
         metavar="FILE",

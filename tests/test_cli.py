@@ -85,6 +85,11 @@ def test_the_module_and_the_function_are_the_same_program(strangers: Any, capsys
         (["explain"], "OP"),
         (["explain", "convolve"], "matmul"),
         (["cache", "burn"], "clear"),
+        (["devices", "--jso"], "usage: hal devices"),
+        (["demo", "sentences.txt"], "usage: hal demo"),
+        (["demo", "sentences.txt"], "unrecognized arguments: sentences.txt; a text of your own is given with --file"),
+        (["conformance"], "required: DEVICE"),
+        (["conformance", "--json", "cpu"], "hal conformance cpu --json"),
     ],
 )
 def test_a_wrong_command_line_is_exit_code_2(words: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,11 +132,12 @@ def test_a_name_the_terminal_cannot_show_is_escaped(strangers: Any) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes and signals of POSIX")
-def test_a_reader_that_leaves_is_no_error(strangers: Any) -> None:
+@pytest.mark.parametrize("words", [["devices", "--json"], ["conformance", "--list", "--level", "full"]])
+def test_a_reader_that_leaves_is_no_error(strangers: Any, words: list[str]) -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [sys.executable, "-m", "hal", "devices", "--json"],
+        [sys.executable, "-m", "hal", *words],
         env=strangers.environment(),
         stdout=write,
         stderr=subprocess.PIPE,
@@ -217,7 +223,7 @@ def test_cache_clears_what_is_hal_s_and_nothing_else(strangers: Any) -> None:
     shown = strangers.hal("cache")
     assert shown.returncode == 0 and "2.9 KiB" in shown.stdout
     cleared = document(strangers.hal("cache", "clear", "--json"))
-    assert (cleared["deleted"], cleared["entries"], cleared["size"]) == (1, 0, 0)
+    assert (cleared["deleted"], cleared["freed"], cleared["entries"], cleared["size"]) == (1, 3000, 0, 0)
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
     assert strangers.hal("cache", "clear").returncode == 0
 

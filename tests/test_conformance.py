@@ -291,6 +291,15 @@ def test_json_is_json_whatever_the_ratio() -> None:
     assert document["environment"]["numpy"] == np.__version__
 
 
+def test_properties_of_a_device_are_plain_values() -> None:
+    made = report()
+    made.info = replace(
+        made.info, props={"extensions": ("a", "b"), "clock": 1.5, "odd": float("nan"), "path": Path("x")}
+    )
+    props = json.loads(json.dumps(made.to_json(), allow_nan=False))["device"]["props"]
+    assert props == {"extensions": ["a", "b"], "clock": 1.5, "odd": "nan", "path": "x"}
+
+
 # ---- the command
 
 
@@ -312,8 +321,33 @@ def test_json_on_standard_output_is_alone_there(capsys: pytest.CaptureFixture[st
     assert json.loads(capsys.readouterr().out)["counts"] == {"passed": len(select(pattern="rmsnorm/float32/eps"))}
 
 
+def test_json_comes_last_or_with_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "report.json"
+    assert run_command(f"--json={target}", "cpu", "-k", "rmsnorm/float32/eps") == 0
+    assert json.loads(target.read_text())["verdict"] == "passes"
+    capsys.readouterr()
+    assert run_command("cpu", "-k", "rmsnorm/float32/eps", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["verdict"] == "passes"
+    with pytest.raises(SystemExit):
+        run_command("--json", "cpu", "-k", "rmsnorm/float32/eps")
+    assert "'cpu' was taken for the file of --json" in capsys.readouterr().err
+
+
+def test_a_report_that_could_not_be_made_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "outcomes", interrupted)
+    old = tmp_path / "old.json"
+    old.write_text("{}")
+    for target in (old, tmp_path / "new.json"):
+        with pytest.raises(KeyboardInterrupt):
+            run_command("cpu", "--json", str(target))
+    assert old.read_text() == "{}" and list(tmp_path.iterdir()) == [old]
+
+
 def test_listing_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command("nosuch", "--list", "-k", "/eps/0.1") == 0
+    assert run_command("nosuch", "--list", "-k", "/eps/0.1") == run_command("--list", "-k", "/eps/0.1") == 0
     assert "layernorm/float32/eps/0.1\n" in capsys.readouterr().out
 
 
@@ -321,9 +355,18 @@ def test_listing_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     (["nosuch"], "no backend 'nosuch'"),
     (["cpu", "--ops", "conv"], "no operator conv"),
     (["cpu", "-k", "nosuchcase"], "no case of level smoke matches"),
-    (["cpu", "--profile", "/nonexistent.toml"], "nonexistent.toml"),
+    (["cpu", "--profile", "/nonexistent.toml"], "--profile /nonexistent.toml cannot be read: No such file"),
+    (["cpu", "--json", "/nonexistent/report.json"], "--json /nonexistent/report.json cannot be written: No such file"),
+    (["cpu", "--json", str(Path(__file__).parent)], "cannot be written: Is a directory"),
+    (["cpu", "--save", __file__], "is there and is no folder"),
 ])  # fmt: skip
-def test_what_cannot_run_exits_with_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_run_exits_with_2(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_none(*_: object) -> None:
+        raise AssertionError("a case is run")
+
+    monkeypatch.setattr(command, "outcomes", run_none)
     assert run_command(*arguments) == 2
     assert message in capsys.readouterr().err
 

@@ -167,11 +167,19 @@ def test_a_cache_folder_that_is_a_file_is_broken(strangers: Any) -> None:
     assert examine(strangers, 1)["folder"]["state"] == "broken"
 
 
+@linux
+def test_a_cache_folder_that_cannot_be_made_is_broken(strangers: Any) -> None:
+    """Even root makes no folder in /proc."""
+    found = examine(strangers, 1, HAL_CACHE_DIR="/proc/nope")["folder"]
+    assert found["state"] == "broken" and "/proc/nope/hal-kernels-v1 cannot be made" in found["detail"]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "state", "words"),
     [
         ("HAL_CHECK", "1", "note", "1"),
         ("HAL_OPENCL_DISABLE", "fp64", "note", "fp64"),
+        ("HAL_TUNE", "1", "note", "does not read"),
         ("HAL_DEVISE", "cpu", "note", "does not read"),
         ("HAL_DEVICE", "cpu", "note", "cpu"),
         ("HAL_DEVICE", "tpu:0", "broken", "installed: cpu"),
@@ -199,3 +207,31 @@ def test_what_is_broken_is_listed_with_what_mends_it(capsys: pytest.CaptureFixtu
     printed = capsys.readouterr().out
     assert "BROKEN   snapped" in printed and "glue it" in printed and "\x1b" not in printed
     assert "Nothing that is installed is broken" not in printed
+
+
+def test_extras_are_one_command_and_a_long_path_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    from hal.doctor import print_findings
+
+    path = f"/etc/{'long/' * 20}acme.icd"
+    print_findings(
+        [
+            Finding("a", "cffi", State.MISSING, "for: C", "pip install cffi", "capi"),
+            Finding("a", "tokenizers", State.MISSING, "for: demo", "pip install tokenizers", "demo"),
+            Finding("a", "safetensors", State.MISSING, "for: demo", "pip install safetensors", "demo"),
+            Finding("a", "model", State.MISSING, "for: demo", "pip install --no-deps model"),
+            Finding("b", path, State.GOOD, "loads"),
+        ]
+    )
+    printed = capsys.readouterr().out
+    assert "  cffi [capi], tokenizers [demo], safetensors [demo]:\n" in printed
+    assert f"      {install('hal-kernels[capi,demo]')}    (or" in printed and "install cffi" not in printed
+    assert "pip install --no-deps model" in printed
+    assert f"  {path}\n" in printed and f"  {'':28}  ok       loads\n" in printed
+
+
+def test_each_extra_has_the_package_it_is_named_for() -> None:
+    lines = [line.replace("'", '"') for line in packages.requires(packages.DISTRIBUTION) or []]
+    for package in packages.OPTIONAL:
+        if package.extra:
+            named = [line for line in lines if packages.normal(line).startswith(packages.normal(package.name))]
+            assert any(f'extra == "{package.extra}"' in line for line in named), package.name

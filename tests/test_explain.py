@@ -164,6 +164,13 @@ def test_a_dump_has_each_source_and_how_it_is_launched(strangers: Any, tmp_path:
     assert json.loads(strangers.hal(*words, "--json").stdout) == document
 
 
+def test_a_dump_into_a_file_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    taken = tmp_path / "README.md"
+    taken.write_text("")
+    assert cli.main(["explain", "softmax", "--shapes", "3x4", "--device", "cpu", "--dump", str(taken)]) == 2
+    assert capsys.readouterr().err == f"hal: --dump {taken}: {taken} is there and is no folder; name another\n"
+
+
 def test_an_operator_the_device_lacks_is_said(strangers: Any) -> None:
     strangers.add("hal-paper", "paper", COMPILER)
     done = strangers.hal("explain", "matmul", "--device", "paper", "--shapes", "2x2,2x2")

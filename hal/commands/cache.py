@@ -25,11 +25,11 @@ def run(args: argparse.Namespace) -> int:
     deleted = cache.clear() if args.action == "clear" else 0
     left = cache.entries() if args.action == "clear" else before
     nbytes = sum(entry.size for entry in left)
+    freed = sum(entry.size for entry in before) - nbytes
     if args.json:
         document = {"folder": str(cache.folder), "entries": len(left), "size": nbytes, "limit": cache.limit}
-        write_json({**document, "deleted": deleted} if args.action == "clear" else document)
+        write_json({**document, "deleted": deleted, "freed": freed} if args.action == "clear" else document)
     elif args.action == "clear":
-        freed = sum(entry.size for entry in before) - nbytes
         print(f"{cache.folder}: {files(deleted)} deleted, {size(freed)}")
     else:
         print(f"folder   {cache.folder}{'' if cache.folder.exists() else ' (not made yet)'}")

@@ -14,6 +14,7 @@ from typing import Any
 
 from hal import planning
 from hal.commands.dump import describe, dump
+from hal.commands.files import naming
 from hal.dtypes import name_of
 from hal.errors import ArgumentError, OptionError
 from hal.op import TensorSpec
@@ -57,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
         explained = planning.explain(args.op, device=args.device, **operands, **options)
     document = describe(explained)
     if args.dump is not None:
-        written = dump(explained, document, args.dump)
+        with naming("--dump", args.dump):
+            written = dump(explained, document, args.dump)
     if args.json:
         write_json(document)
     else:

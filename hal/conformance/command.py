@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from hal.commands.files import check_file, make_folder, naming
 from hal.conformance import isolate, repro
 from hal.conformance.case import LEVELS, Case
 from hal.conformance.cases import select
@@ -22,7 +23,13 @@ from hal.registry import find, open_device
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `hal conformance`."""
-    parser.add_argument("device", metavar="DEVICE", help='a device string: "cpu", "opencl:0", "opencl:rtx" …')
+    parser.set_defaults(usage_error=parser.error)
+    parser.add_argument(
+        "device",
+        metavar="DEVICE",
+        nargs="?",
+        help='a device string: "cpu", "opencl:0", "opencl:rtx" … (only --list goes without)',
+    )
     parser.add_argument("--level", choices=LEVELS, default="smoke", help="how many cases (default: smoke)")
     parser.add_argument("--ops", metavar="OPS", default="", help="only these operators, with commas (default: all)")
     parser.add_argument("-k", metavar="PATTERN", dest="pattern", default="", help="only cases with this in their name")
@@ -39,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0: the device passes; 1: it fails; 2: it could not be judged."""
+    if args.device is None and not args.list:
+        args.usage_error(no_device(args.json))
     try:
         operators = [name for name in args.ops.replace(" ", "").split(",") if name]
         cases = select(args.level, operators, args.pattern)
@@ -47,7 +56,10 @@ def run(args: argparse.Namespace) -> int:
             return 0
         if not cases:
             raise HalError(f"no case of level {args.level} matches")
-        profile = read(args.profile) if args.profile else Profile()
+        profile = Profile()
+        if args.profile:
+            with naming("--profile", args.profile, "cannot be read"):
+                profile = read(args.profile)
         report = judge_device(args, cases, profile)
         if args.json == "-":
             print(json.dumps(report.to_json(), indent=1))
@@ -55,16 +67,33 @@ def run(args: argparse.Namespace) -> int:
         else:
             report.write(sys.stdout)
             if args.json:
-                Path(args.json).write_text(json.dumps(report.to_json(), indent=1), encoding="utf-8")
+                with naming("--json", Path(args.json)):
+                    Path(args.json).write_text(json.dumps(report.to_json(), indent=1), encoding="utf-8")
         return report.exit_code
+    except BrokenPipeError:  # the program ends it as for every command
+        raise
     except (HalError, OSError) as error:
         print(f"hal conformance: {error}", file=sys.stderr)
         return 2
 
 
+def no_device(json_file: str | None) -> str:
+    """What to say where DEVICE is missing; `--json DEVICE` takes it for the name of a file."""
+    if json_file in (None, "-"):
+        return "the following arguments are required: DEVICE"
+    return (
+        f"DEVICE is missing: {json_file!r} was taken for the file of --json. Name the device first "
+        f"(hal conformance {json_file} --json), or write --json=FILE"
+    )
+
+
 def judge_device(args: argparse.Namespace, cases: list[Case], profile: Profile) -> Report:
     """The report on the device. Raises BackendUnavailable or DeviceError where there is none."""
     entry = find(args.device)
+    if args.json and args.json != "-":
+        check_file("--json", Path(args.json))
+    if args.save:
+        make_folder("--save", args.save)
     device: Device | None = None
     runner: Runner
     if args.isolate:  # the device is opened in the children alone
@@ -85,8 +114,7 @@ def judge_device(args: argparse.Namespace, cases: list[Case], profile: Profile) 
 
 
 def save(folder: Path, device: str, case: Case, outcome: Outcome, seed: int) -> None:
-    """The failure as a file of its own in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """The failure as a file of its own in `folder`, which is there."""
     path = folder / (case.name.replace("/", "_").replace("*", "x") + ".safetensors")
     repro.write(path, device, case, outcome.result, seed)
     with contextlib.suppress(ValueError):

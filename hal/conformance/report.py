@@ -7,6 +7,7 @@ import platform
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -162,4 +163,11 @@ class Progress:
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, (bool, int, str, type(None))) else str(value)
+    """A value as JSON has it; what JSON has no word for becomes text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, (bool, int, str, type(None))) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return str(value)

@@ -15,10 +15,11 @@ import argparse
 from collections.abc import Iterator
 
 from hal.doctor import backends, machine, opencl, packages
-from hal.doctor.finding import Finding, State
+from hal.doctor.finding import Finding, State, install
 from hal.terminal import clean, patience, write_json
 
 MARKS = {State.GOOD: "ok", State.NOTE: "", State.MISSING: "missing", State.BROKEN: "BROKEN"}
+WIDTH = 28  # of the names' column at most
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,22 +50,31 @@ def examine() -> Iterator[Finding]:
 
 def print_findings(findings: list[Finding]) -> None:
     """Every section, and at the end what to do."""
-    width = max(len(finding.name) for finding in findings)
+    width = min(WIDTH, max(len(finding.name) for finding in findings))
     for section in dict.fromkeys(finding.section for finding in findings):
         print(f"{section}:")
         for finding in findings:
             if finding.section == section:
-                mark = MARKS[finding.state]
-                print(f"  {clean(finding.name):{width}}  {mark:7}  {clean(finding.detail)}".rstrip())
+                name, mark = clean(finding.name), MARKS[finding.state]
+                if len(name) > width:  # a path: on a line of its own
+                    print(f"  {name}")
+                    name = ""
+                print(f"  {name:{width}}  {mark:7}  {clean(finding.detail)}".rstrip())
         print()
     for state, title in ((State.BROKEN, "Broken, and what mends it:"), (State.MISSING, "Missing, if you want it:")):
         found = [finding for finding in findings if finding.state is state and finding.fix]
-        if found:
+        extras = [finding for finding in found if finding.extra]
+        found = [finding for finding in found if not finding.extra]
+        if found or extras:
             print(title)
+        if extras:  # one command for all; each name with the extra that alone would do
+            print(f"  {', '.join(f'{clean(each.name)} [{each.extra}]' for each in extras)}:")
+            wanted = ",".join(dict.fromkeys(each.extra for each in extras))
+            print(f"      {install(f'{packages.DISTRIBUTION}[{wanted}]')}    (or only the extras you want)")
         for fix in dict.fromkeys(finding.fix for finding in found):
             print(f"  {', '.join(dict.fromkeys(clean(each.name) for each in found if each.fix == fix))}:")
             print(f"      {clean(fix)}")
-        if found:
+        if found or extras:
             print()
     if not any(finding.state is State.BROKEN for finding in findings):
         print("Nothing that is installed is broken.")

@@ -29,13 +29,14 @@ class State(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`fix` is a command, or what to do in words."""
+    """`fix` is a command, or what to do in words. `extra`: the extra of hal that brings what is missing."""
 
     section: str
     name: str
     state: State
     detail: str = ""
     fix: str = ""
+    extra: str = ""
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "state": self.state.value}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +17,7 @@ from hal.registry import find
 from hal.settings import from_environment
 from hal.terminal import size
 
-KNOWN_VARIABLES = (
-    *("HAL_DEVICE", "HAL_FALLBACK", "HAL_CHECK", "HAL_TUNE", "HAL_PLUGIN_PATH", "HAL_CACHE_DIR", "HAL_BLAME"),
-    "HAL_OPENCL_DISABLE",
-)
+KNOWN_VARIABLES = ("HAL_DEVICE", "HAL_FALLBACK", "HAL_CHECK", "HAL_CACHE_DIR", "HAL_OPENCL_DISABLE")
 DRIVER_VERSION = Path("/proc/driver/nvidia/version")
 # Loading the library does not initialise the driver; cuDriverGetVersion may be called before cuInit.
 NVIDIA = """
@@ -83,9 +81,12 @@ def cache() -> Finding:
 def not_made(folder: Path) -> Finding:
     """The folder is made on first use, if its parents let it."""
     above = next(parent for parent in folder.parents if parent.exists())
-    if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
+    try:  # whether it really can: permissions tell root nothing, nor of what is no file system to write to
+        os.rmdir(tempfile.mkdtemp(prefix=".hal-", dir=above))
         return Finding("cache", "folder", State.NOTE, f"{folder}: not made yet")
-    detail = f"{folder} cannot be made: {above} is not writable, so kernels are compiled in each process anew"
+    except OSError as error:
+        why = f"nothing can be made in {above} ({error.strerror})"
+    detail = f"{folder} cannot be made: {why}, so kernels are compiled in each process anew"
     return Finding("cache", "folder", State.BROKEN, detail, "set HAL_CACHE_DIR to a folder of your own")
 
 

