@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hal.conformance import Case, repro, run_case, safetensors
+from hal.conformance.case import make_op, place
 from hal.conformance.cases import every
 from hal.conformance.runner import Result
 from hal.conformance.safetensors import DamagedFile
 from hal.conformance.subject import Subject
 from hal.dtypes import DTYPES
-from hal.op import Op
+from hal.op import Op, TensorSpec
 from hal_cpu_reference.operators import COMPUTE
 
 
@@ -102,11 +103,12 @@ def entry(**changed: Any) -> dict[str, Any]:
     (with_header({"x": 5}), "needs dtype, shape and data_offsets"),
     (with_header(entry(extra=1), b"\0" * 8), "and nothing else"),
     (with_header(entry(dtype="F8"), b"\0" * 8), "dtype 'F8'; known: F64"),
-    (with_header(entry(dtype=[1]), b"\0" * 8), "has dtype"),
+    (with_header(entry(dtype=[1]), b"\0" * 8), "has dtype that is no string"),
     (with_header(entry(shape=[-2]), b"\0" * 8), "list of natural numbers"),
     (with_header(entry(shape=[True, 2]), b"\0" * 8), "list of natural numbers"),
     (with_header(entry(shape=[2**62, 2**62]), b"\0" * 8), "takes bytes"),
     (with_header(entry(shape=[1] * 40), b"\0" * 4), "40 dimensions"),
+    (with_header(entry(shape=[0, 2**62], data_offsets=[0, 0])), "which no array has"),
     (with_header(entry(data_offsets=[0, 4]), b"\0" * 8), "takes bytes 0 to 8"),
     (with_header(entry(data_offsets=[8, 16]), b"\0" * 16), "takes bytes 0 to 8"),
     (with_header(entry(), b"\0" * 4), "takes bytes 0 to 8"),
@@ -148,6 +150,14 @@ def changed_op(metadata: dict[str, str], change: Any) -> dict[str, str]:
     (lambda op: op["params"].append(["scale", 2.0]), "not canonical"),
     (lambda op: op["params"].append(["x", [1]]), "not canonical"),
     (lambda op: op.pop("params"), "metadata"),
+    (lambda op: op["inputs"][0].__setitem__(2, [float("inf"), 3]), "metadata"),
+    (lambda op: op["inputs"][0].__setitem__(2, [1] * 40), "do not fit"),
+    (lambda op: op["inputs"][0].__setitem__(2, [0, 2**62]), "spans"),
+    (lambda op: op["inputs"][0].__setitem__(3, [0, 10**4000]), "spans"),
+    (lambda op: op["outputs"][0].__setitem__(3, [0, 1]), "share an element"),
+    (lambda op: op["params"][0].__setitem__(1, 10**400), "not one"),
+    (lambda op: op["params"][0].__setitem__(1, True), "not one"),
+    (lambda op: op["params"][0].__setitem__(1, 1), "not canonical"),
 ])  # fmt: skip
 def test_an_op_that_no_call_would_give_is_refused(tmp_path: Path, change: Any, message: str) -> None:
     path, arrays, metadata = written(tmp_path)
@@ -164,6 +174,9 @@ def test_an_op_that_no_call_would_give_is_refused(tmp_path: Path, change: Any, m
     (None, {"shared": '[["x", "nosuch"]]'}, "cannot share"),
     (None, {"shared": "5"}, "metadata"),
     (None, {"op": "{"}, "metadata"),
+    (None, {"name": "\ud800"}, "metadata"),
+    (None, {"device": "cpu:" + "9" * 5000}, "more than 500 characters"),
+    (None, {"check": "batch"}, "needs 64 rows"),
 ])  # fmt: skip
 def test_a_file_whose_parts_do_not_fit_is_refused(
     tmp_path: Path, arrays: dict[str, NDArray[Any]] | None, metadata: dict[str, str], message: str
@@ -172,6 +185,108 @@ def test_a_file_whose_parts_do_not_fit_is_refused(
     safetensors.write(path, good if arrays is None else arrays, {**told, **metadata})
     with pytest.raises(DamagedFile, match=message):
         repro.read(path)
+
+
+def hostile(path: Path, op: Op, arrays: dict[str, NDArray[Any]], **changed: str) -> None:
+    told = {"format": repro.FORMAT, "name": "x", "device": "cpu", "check": "once", "shared": "[]", "message": ""}
+    safetensors.write(path, arrays, {**told, "op": json.dumps(op.to_json()), **changed})
+
+
+def flat(*shape: int, dtype: str = "float32") -> TensorSpec:
+    return TensorSpec.contiguous(dtype, shape, align=64)
+
+
+def constant(*shape: int) -> TensorSpec:
+    return TensorSpec("float32", shape, (0,) * len(shape), 64)
+
+
+ONE = np.ones((1, 1), np.float32)
+
+
+def test_a_result_lies_only_where_the_operator_allows(tmp_path: Path) -> None:
+    # A wide result in the memory of a small operand: a device would write far behind it.
+    op = make_op("matmul", {"a": flat(1, 4), "b": constant(4, 1 << 20)})
+    path = tmp_path / "case.safetensors"
+    hostile(path, op, {"input.a": np.ones((1, 4), np.float32), "input.b": ONE}, shared='[["a", "out"]]')
+    with pytest.raises(DamagedFile, match="'out' cannot share the memory of 'a'"):
+        repro.read(path)
+
+
+NORM = make_op("layernorm", {"x": flat(4, 4), "residual": flat(4, 4)}, return_stats=True)
+PRODUCT = make_op("matmul", {"a": flat(4, 4), "b": flat(4, 4), "bias": flat(4, 4)})
+
+
+@pytest.mark.parametrize(("op", "shared"), [
+    (make_op("softmax", {"x": constant(4, 4)}), [("x", "out")]),
+    (make_op("softmax", {"x": flat(4, 4, dtype="float16")}, out_dtype="float32"), [("x", "out")]),
+    (NORM, [("residual", "out")]),
+    (NORM, [("x", "sum")]),
+    (NORM, [("x", "mean")]),
+    (NORM, [("x", "residual"), ("x", "out")]),
+    (NORM, [("out", "x")]),
+    (PRODUCT, [("a", "out")]),
+    (PRODUCT, [("a", "a")]),
+    (PRODUCT, [("b", "a")]),
+    (PRODUCT, [("a", "b"), ("b", "bias")]),
+    (PRODUCT, [("a", "bias"), ("b", "bias")]),
+    (PRODUCT, [("a", "b"), ("a", "b")]),
+    (make_op("matmul", {"a": flat(4, 4), "b": replace(flat(4, 4), align=16)}), [("a", "b")]),
+])  # fmt: skip
+def test_memory_that_cannot_be_shared_is_refused(op: Op, shared: list[tuple[str, str]]) -> None:
+    repro.check_op(op)
+    with pytest.raises(DamagedFile, match="cannot share"):
+        repro.check_shared(op, tuple(shared))
+
+
+def test_memory_that_can_be_shared_covers_all_that_lie_in_it() -> None:
+    repro.check_shared(PRODUCT, (("a", "b"), ("a", "bias")))
+    repro.check_shared(NORM, (("x", "out"),))
+    wide = make_op("matmul", {"a": constant(4, 4), "b": flat(4, 9)})
+    for image in place(wide, [ONE, np.ones((4, 9))], [("a", "b")]):
+        assert image.data.nbytes >= image.start + 36 * 4
+    in_place = make_op(
+        "softmax", {"x": constant(4, 4)}
+    )  # not one that a file may hold; its memory is right all the same
+    (image,) = place(in_place, [ONE], [("x", "out")])
+    assert image.data.nbytes >= image.start + 16 * 4
+
+
+@pytest.mark.parametrize(("op", "message"), [
+    (make_op("softmax", {"x": constant(1 << 13, 1 << 12)}), "spans more than"),
+    (make_op("softmax", {"x": constant(0, 1 << 30)}), "spans more than"),
+    (make_op("matmul", {"a": constant(1 << 12, 1 << 12), "b": constant(1 << 12, 1 << 12)}), "products"),
+    (make_op("matmul", {"a": constant(2, 2), "b": constant(*[1] * 31, 2, 2)}), "more than 32 axes"),
+])  # fmt: skip
+def test_a_small_file_asks_for_no_great_work(tmp_path: Path, op: Op, message: str) -> None:
+    hostile(path := tmp_path / "case.safetensors", op, {f"input.{role}": ONE for role, _ in op.inputs})
+    assert path.stat().st_size < 4000
+    with pytest.raises(DamagedFile, match=message):
+        repro.read(path)
+
+
+@pytest.mark.parametrize("depth", [10**13, 0, -1, 3, 1.0, True, None, "1"])
+def test_rows_have_as_many_axes_as_there_are(tmp_path: Path, depth: Any) -> None:
+    op = make_op("rmsnorm", {"x": flat(2, 3)})
+    changed = replace(op, params=tuple((key, depth if key == "row_ndim" else value) for key, value in op.params))
+    hostile(path := tmp_path / "case.safetensors", changed, {"input.x": np.ones((2, 3), np.float32)})
+    with pytest.raises(DamagedFile, match="no such number of axes"):
+        repro.read(path)
+
+
+def test_rows_are_cut_from_a_batch_alone(tmp_path: Path) -> None:
+    # Cut along its only axis, a row would be longer than its weight, whose gaps lead out of its memory.
+    op = make_op("rmsnorm", {"x": flat(1), "weight": TensorSpec("float32", (1,), (1 << 20,), 4)})
+    one = np.ones(1, np.float32)
+    hostile(path := tmp_path / "case.safetensors", op, {"input.x": one, "input.weight": one}, check="batch")
+    with pytest.raises(DamagedFile, match="needs 64 rows"):
+        repro.read(path)
+
+
+def test_a_number_that_is_none_comes_back(tmp_path: Path) -> None:
+    op = make_op("layernorm", {"x": flat(2, 3)}, eps=float("nan"))
+    case = Case("nan", op, lambda *_: [np.ones((2, 3))])
+    repro.write(path := tmp_path / "case.safetensors", "cpu", case, Result("", "", "", "failed"))
+    assert np.isnan(repro.read(path)[0].op.param("eps"))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
@@ -226,6 +341,32 @@ def test_a_file_that_is_none_exits_with_2(
     (tmp_path / "bad").write_bytes(b"nothing")
     assert run_command(str(tmp_path / "bad"), *device) == 2
     assert "shorter than its first field" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("changed", [
+    {"check": "\x1b]0;owned\x07\n\n"},
+    {"shared": '[["\\u001b[2J", "x"]]'},
+    {"device": "\x1b[31m" + "9" * 400},
+    {"device": "cpu:" + "9" * 5000},
+    {"op": "[" * 100000},
+    {"op": '{"name": "' + "\x1b" * 5000 + '"}'},
+    {"format": "x" * 100000 + "\x1b"},
+])  # fmt: skip
+def test_a_hostile_file_ends_in_one_line(
+    tmp_path: Path, changed: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, arrays, metadata = written(tmp_path)
+    safetensors.write(path, arrays, {**metadata, **changed})
+    assert run_command(str(path)) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("hal repro: ") and text.count("\n") == 1 and "\x1b" not in text and len(text) < 1500
+
+
+def test_a_name_does_nothing_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, arrays, metadata = written(tmp_path)
+    safetensors.write(path, arrays, {**metadata, "name": "\x1b[2Jname\u202e"})
+    assert run_command(str(path)) == 0
+    assert "\\x1b[2Jname\\u202e on cpu: passed" in capsys.readouterr().out
 
 
 def test_an_unknown_device_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

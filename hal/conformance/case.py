@@ -67,10 +67,17 @@ def place(op: Op, values: Arrays, shared: Sequence[tuple[str, str]] = (), fill: 
             first = images[owner[role]]
             images[role] = Image(spec, first.data, first.start)
             continue
-        others = [s for second, first in owner.items() if first == role and (s := op.input(second)) is not None]
+        others = [spec_of(op, second) for second, first in owner.items() if first == role]
         images[role] = Image.blank(spec, fill, others)
         images[role].elements[...] = array
     return [images[role] for role, _ in op.inputs]
+
+
+def spec_of(op: Op, role: str) -> TensorSpec:
+    """The operand or result of that role. Raises KeyError where the call has neither."""
+    if (spec := op.input(role) or op.output(role)) is None:
+        raise KeyError(role)
+    return spec
 
 
 def defaults(operator: str) -> dict[str, Any]:

@@ -94,7 +94,9 @@ def _array(name: str, entry: Any, data: bytes, start: int) -> tuple[NDArray[Any]
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise DamagedFile(f"{name!r} needs dtype, shape and data_offsets and nothing else")
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in CODES:
-        raise DamagedFile(f"{name!r} has dtype {entry['dtype']!r}; known: {', '.join(CODES)}")
+        # Only a string is quoted: the repr of a list in lists in lists may end in a RecursionError.
+        told = repr(entry["dtype"]) if isinstance(entry["dtype"], str) else "that is no string"
+        raise DamagedFile(f"{name!r} has dtype {told}; known: {', '.join(CODES)}")
     shape, offsets = entry["shape"], entry["data_offsets"]
     for what, numbers in (("shape", shape), ("data_offsets", offsets)):
         if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
@@ -105,6 +107,8 @@ def _array(name: str, entry: Any, data: bytes, start: int) -> tuple[NDArray[Any]
     stop = start + math.prod(shape) * dtype.itemsize
     if offsets != [start, stop] or stop > len(data):
         raise DamagedFile(f"{name!r} takes bytes {start} to {stop}; data_offsets says {offsets}, data has {len(data)}")
+    if math.prod(max(n, 1) for n in shape) * dtype.itemsize >= 2**63:  # what NumPy refuses, even of an empty array
+        raise DamagedFile(f"{name!r} has shape {shape}, which no array has")
     raw = data[start:stop]
     if dtype.name == "bool" and raw.strip(b"\0\1"):
         raise DamagedFile(f"{name!r} has a bool that is neither 0 nor 1")
