@@ -314,7 +314,12 @@ def environments() -> dict[str, dict[str, str]]:
     return {one["name"]: one["environment"] for one in found}
 
 
-@pytest.fixture(scope="module", params=IMPLEMENTATIONS)
+# The slow two are judged by `make test` as well, with the kernels they choose; here, with every one, by `make test-full`.
+SLOW = ("rusticl", "oclgrind")
+PARAMETERS = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in IMPLEMENTATIONS]
+
+
+@pytest.fixture(scope="module", params=PARAMETERS)
 def verdicts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """What each check found wrong on one implementation."""
     name = str(request.param)
