@@ -314,7 +314,7 @@ def environments() -> dict[str, dict[str, str]]:
     return {one["name"]: one["environment"] for one in found}
 
 
-# The slow two are judged by `make test` as well, with the kernels they choose; here, with every one, by `make test-full`.
+# These two are slow: `make test` judges the kernels they choose, `make test-full` every kernel, here.
 SLOW = ("rusticl", "oclgrind")
 PARAMETERS = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in IMPLEMENTATIONS]
 
