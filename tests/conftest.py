@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +89,41 @@ class Strangers:
 def strangers(tmp_path: Path) -> Strangers:
     """A folder to install backends into, and processes that find them."""
     return Strangers(tmp_path)
+
+
+# ---- each OpenCL implementation of this machine, alone in a process
+
+ROOT = Path(__file__).resolve().parent.parent
+IMPLEMENTATIONS = ("intel", "pocl", "rusticl", "oclgrind")
+
+
+@lru_cache(maxsize=1)
+def environments() -> dict[str, dict[str, str]]:
+    """Of each implementation of this machine: the variables that make it the only one of a process."""
+    folder = tempfile.mkdtemp(prefix="hal-icds-")
+    command = [sys.executable, str(ROOT / "tools" / "opencl_icds.py"), "--dir", folder, "--each", "--json"]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return {one["name"]: one["environment"] for one in found}
+
+
+# These two are slow: `make test` judges the kernels they choose, `make test-full` every kernel, here.
+SLOW = ("rusticl", "oclgrind")
+PARAMETERS = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in IMPLEMENTATIONS]
+
+
+@pytest.fixture(scope="module", params=PARAMETERS)
+def verdicts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What each check of the test file, run as a program, found wrong on one OpenCL implementation."""
+    name = str(request.param)
+    pytest.importorskip("pyopencl")
+    if name not in environments():
+        pytest.skip(f"{name} is not on this machine")
+    log = tmp_path_factory.mktemp(name) / "oclgrind.log"
+    watched = {"OCLGRIND_LOG": str(log), "OCLGRIND_UNINITIALIZED": "1", "OCLGRIND_DATA_RACES": "1"}
+    variables = {**os.environ, **environments()[name], **(watched if name == "oclgrind" else {})}
+    script = str(request.module.__file__)  # which prints a line of JSON for each of its checks
+    done = subprocess.run([sys.executable, script], env=variables, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = {line["check"]: line["wrong"] for line in map(json.loads, done.stdout.splitlines())}
+    found["the checker's log"] = log.read_text().splitlines()[:20] if log.exists() else []
+    return found

@@ -9,14 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +30,6 @@ from hal.ops import OPERATORS
 from hal_opencl.kernels import norms, rows, softmax
 from hal_opencl.kernels.source import read, render
 
-ROOT = Path(__file__).resolve().parent.parent
 ALGORITHMS: dict[str, Algorithm] = {
     "softmax": softmax,
     "log_softmax": softmax,
@@ -44,7 +38,6 @@ ALGORITHMS: dict[str, Algorithm] = {
 }
 CPU = DeviceInfo("a CPU", frozenset({"float32"}), 1 << 30, props={"type": "cpu"})
 GPU = DeviceInfo("a GPU", frozenset({"float32"}), 1 << 30, props={"type": "gpu"})
-IMPLEMENTATIONS = ("intel", "pocl", "rusticl", "oclgrind")
 
 
 def an_op(name: str, shape: tuple[int, ...], dtype: str = "float32", **options: Any) -> Op:
@@ -303,37 +296,6 @@ def main() -> None:
     for name, check in CHECKS.items():
         print(json.dumps({"check": name, "wrong": list(check(device))}), flush=True)
     device.close()
-
-
-@lru_cache(maxsize=1)
-def environments() -> dict[str, dict[str, str]]:
-    """Of each implementation of this machine: the variables that make it the only one of a process."""
-    folder = tempfile.mkdtemp(prefix="hal-icds-")
-    command = [sys.executable, str(ROOT / "tools" / "opencl_icds.py"), "--dir", folder, "--each", "--json"]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return {one["name"]: one["environment"] for one in found}
-
-
-# These two are slow: `make test` judges the kernels they choose, `make test-full` every kernel, here.
-SLOW = ("rusticl", "oclgrind")
-PARAMETERS = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in IMPLEMENTATIONS]
-
-
-@pytest.fixture(scope="module", params=PARAMETERS)
-def verdicts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """What each check found wrong on one implementation."""
-    name = str(request.param)
-    pytest.importorskip("pyopencl")
-    if name not in environments():
-        pytest.skip(f"{name} is not on this machine")
-    log = tmp_path_factory.mktemp(name) / "oclgrind.log"
-    watched = {"OCLGRIND_LOG": str(log), "OCLGRIND_UNINITIALIZED": "1", "OCLGRIND_DATA_RACES": "1"}
-    variables = {**os.environ, **environments()[name], **(watched if name == "oclgrind" else {})}
-    done = subprocess.run([sys.executable, __file__], env=variables, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = {line["check"]: line["wrong"] for line in map(json.loads, done.stdout.splitlines())}
-    found["the checker's log"] = log.read_text().splitlines()[:20] if log.exists() else []
-    return found
 
 
 @pytest.mark.parametrize("check", [*CHECKS, "the checker's log"])
