@@ -22,7 +22,7 @@ from hal import interop
 from hal.array import DEVICE_ALIGNMENT, Array, check_usable, from_host
 from hal.calls import Call, DeviceCall, HostCall, ObservedCall, UploadCall
 from hal.device import Device
-from hal.dtypes import DTYPES
+from hal.dtypes import name_of
 from hal.errors import ArgumentError, DeviceError, DTypeError, HalError, ShapeError, UnsupportedError, WrongResult
 from hal.interop import Kind, kind_of
 from hal.op import Op, TensorSpec
@@ -277,14 +277,11 @@ def _fallback(
             return call(name, arrays, options, out, REFERENCE)
         results = call(name, tuple(x if x is None else x.numpy() for x in arrays), options, None, REFERENCE)
         several = isinstance(results, tuple)
-        moved = [from_host(device, x, DTYPES_BY_NUMPY[x.dtype]) for x in (results if several else (results,))]
+        moved = [from_host(device, x, name_of(x.dtype)) for x in (results if several else (results,))]
         return tuple(moved) if several else moved[0]
 
     run.kept = kept  # type: ignore[attr-defined]
     return run
-
-
-DTYPES_BY_NUMPY = {dtype.numpy: name for name, dtype in DTYPES.items()}
 
 
 @atexit.register
