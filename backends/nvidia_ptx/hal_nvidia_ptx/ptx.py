@@ -4,7 +4,8 @@ It knows no operator. A kernel generator makes one Entry, calls it once an instr
 
     k = Entry("scale", [("x", "u64"), ("n", "s32")], threads=256, doc="x[i] *= 2 for i < n.")
     x, n = k.param("x"), k.param("n")
-    i = k.let("s32", "i", "mad.lo.s32", "%ctaid.x", 256, k.let("s32", "thread", "mov.u32", "%tid.x"))
+    block, thread = k.let("s32", "block", "mov.u32", "%ctaid.x"), k.let("s32", "thread", "mov.u32", "%tid.x")
+    i = k.let("s32", "i", "mad.lo.s32", block, 256, thread)
     inside = k.let("pred", "inside", "setp.lt.s32", i, n, note="the last block is not full")
     with k.when(inside, "element"):
         address = k.let("s64", "address", "mad.wide.s32", i, 4, x)
@@ -173,7 +174,7 @@ class Entry:
     def param(self, name: str) -> Register:
         """A kernel parameter in a register of its name. Addresses are taken to be global."""
         type = dict(self.parameters)[name]
-        register = self.let(type, name, f"ld.param.{type}", at(f"{self.name}_{name}"))
+        register = self.let(type, name, f"ld.param.{type}", at(name))
         if type == "u64":
             self("cvta.to.global.u64", register, register)
         return register
@@ -300,7 +301,7 @@ class Entry:
     def body(self) -> str:
         """The entry, without the module's head."""
         head = [f"// {line}".rstrip() for line in self.doc.splitlines()]
-        parameters = ",\n".join(f"    .param .{type} {self.name}_{name}" for name, type in self.parameters)
+        parameters = ",\n".join(f"    .param .{type} {name}" for name, type in self.parameters)
         bounds = [f".maxntid {self.threads}, 1, 1"] if self.threads else []
         bounds += [f".minnctapersm {self.min_blocks}"] if self.min_blocks else []
         registers = [
