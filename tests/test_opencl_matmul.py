@@ -26,9 +26,9 @@ from hal.errors import UnsupportedError
 from hal.kernel import Config, In, Kernel, KernelDevice, KernelPlan, Out, Schedule, Scratch
 from hal.op import Op, TensorSpec
 from hal.ops import OPERATORS
+from hal.ops.problem import problem
 from hal_opencl.kernels import matmul
 from hal_opencl.kernels.panel import KC
-from hal_opencl.kernels.problem import problem
 
 CPU = DeviceInfo(
     "a CPU", frozenset({"float32"}), 1 << 30, props={"type": "cpu", "vector_width": 16, "compute_units": 8}

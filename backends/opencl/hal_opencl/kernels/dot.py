@@ -6,9 +6,10 @@ from hal.device import DeviceInfo
 from hal.dtypes import accumulator
 from hal.kernel import Config, In, Kernel, Launch, Out, Schedule
 from hal.op import Op, OpClass
+from hal.ops.problem import Problem
 from hal_opencl.kernels import problem as problems
 from hal_opencl.kernels.panel import units
-from hal_opencl.kernels.problem import Problem, longs
+from hal_opencl.kernels.problem import longs
 from hal_opencl.kernels.source import OPTIONS, batch_parameters, render
 
 FEW_ROWS, MOST_ROWS = 4, 32

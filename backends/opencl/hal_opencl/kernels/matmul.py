@@ -16,8 +16,8 @@ from hal.device import DeviceInfo
 from hal.errors import UnsupportedError
 from hal.kernel import Config, Kernel, Schedule
 from hal.op import Op, OpClass
+from hal.ops.problem import problem
 from hal_opencl.kernels import dot, panel, tile
-from hal_opencl.kernels.problem import problem
 from hal_opencl.kernels.source import check_batch_axes
 
 FAMILIES: dict[str, ModuleType] = {"panel": panel, "dot": dot, "tile": tile}

@@ -6,8 +6,9 @@ from hal.device import DeviceInfo
 from hal.dtypes import DTYPES, accumulator
 from hal.kernel import Argument, Config, In, Kernel, Launch, Out, Schedule, Scratch
 from hal.op import Op, OpClass
+from hal.ops.problem import Problem
 from hal_opencl.kernels import problem as problems
-from hal_opencl.kernels.problem import Problem, longs
+from hal_opencl.kernels.problem import longs
 from hal_opencl.kernels.source import OPTIONS, batch_parameters, render
 
 ROWS = 96  # at most, of one work-item: with 64 columns of float32 24 KiB of sums in private memory

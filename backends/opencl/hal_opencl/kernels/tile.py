@@ -6,8 +6,9 @@ from hal.device import DeviceInfo
 from hal.dtypes import accumulator
 from hal.kernel import Config, In, Kernel, Launch, Out, Schedule
 from hal.op import Op, OpClass
+from hal.ops.problem import Problem
 from hal_opencl.kernels import problem as problems
-from hal_opencl.kernels.problem import Problem, longs
+from hal_opencl.kernels.problem import longs
 from hal_opencl.kernels.source import OPTIONS, batch_parameters, render
 
 WORK = 4  # elements of a work-item along each axis
