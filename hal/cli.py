@@ -3,6 +3,9 @@
 A command is a module with two functions, `add_arguments(parser)` and `run(args) -> int`. It is imported only when it
 is the one that runs, so `hal --help` and a misspelt command are quick and work whatever is broken elsewhere.
 
+A backend, or any other package, adds commands by entry points of group "hal.commands", whose value is such a module
+with two constants beside: SUMMARY, a line in the style of those below, and EXAMPLES, a tuple of command lines.
+
 For every command: exit code 0 is good, 1 a bad result, 2 means that it could not run. Results go to standard output,
 all else to standard error. An error that hal raises on purpose is one line and no traceback.
 """
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import os
 import signal
 import sys
@@ -19,10 +23,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hal import __version__
-from hal.errors import HalError, WrongResult
+from hal.errors import BackendUnavailable, HalError, WrongResult
 from hal.terminal import complain, write_json
 
 GOOD, BAD, CANNOT_RUN = 0, 1, 2
+GROUP = "hal.commands"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     make_streams_safe()
     args = argparse.Namespace(json=False, traceback="--traceback" in words)
     try:
-        parser = build_parser(next((word for word in words if word in COMMANDS), None))
+        parser = build_parser(next((word for word in words if not word.startswith("-")), None))
         _, unknown = parser.parse_known_args(words, args)
         if unknown:  # in the words of the command, which has the options
             hint = f"; {args.hint}" if "hint" in args else ""
@@ -124,7 +129,7 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
             "--traceback", action="store_true", default=argparse.SUPPRESS, help="show where in the code an error arose"
         )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for name, command in COMMANDS.items():
+    for name, command in {**({} if chosen in COMMANDS else added_commands(chosen)), **COMMANDS}.items():
         below = commands.add_parser(
             name,
             help=command.summary,
@@ -139,6 +144,28 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
             module.add_arguments(below)
             below.set_defaults(run=module.run, usage_error=below.error)
     return parser
+
+
+def added_commands(chosen: str | None) -> dict[str, Command]:
+    """The commands of other packages. Only the chosen one is imported, so only its summary can be known.
+
+    Raises BackendUnavailable if two packages add the chosen one.
+    """
+    modules: dict[str, set[str]] = {}
+    for point in importlib.metadata.entry_points(group=GROUP):
+        modules.setdefault(point.name, set()).add(point.value)
+    for name in modules.keys() & {chosen}:
+        if len(modules[name]) > 1:
+            both = " and ".join(sorted(modules[name]))
+            raise BackendUnavailable(f"the command {name} is added twice, by {both}; uninstall one of the two packages")
+    return {name: _added(min(modules[name]), name == chosen) for name in sorted(modules)}
+
+
+def _added(module: str, chosen: bool) -> Command:
+    if not chosen:
+        return Command(module, f"added by {module.partition('.')[0]}; its --help says what it does", ())
+    found = importlib.import_module(module)
+    return Command(module, found.SUMMARY, found.EXAMPLES)
 
 
 def report(error: Exception, args: argparse.Namespace) -> int:

@@ -115,6 +115,43 @@ print([name for name in modules if name in sys.modules])
     assert strangers.code(source).splitlines()[-1] == "[]"
 
 
+WAVE = """
+SUMMARY = "wave at somebody"
+EXAMPLES = ("hal wave --to you",)
+
+def add_arguments(parser):
+    parser.add_argument("--to", default="all")
+
+def run(args):
+    print("hello,", args.to)
+    return 1
+"""
+
+
+def add_command(strangers: Any, distribution: str, source: str) -> None:
+    """Install a distribution of one module that is the command `wave`."""
+    strangers.add(distribution, distribution, source)
+    (info,) = strangers.folder.glob(f"{distribution}-*")
+    (info / "entry_points.txt").write_text(f"[hal.commands]\nwave = {distribution}\n", encoding="utf-8")
+
+
+def test_other_packages_add_commands(strangers: Any) -> None:
+    add_command(strangers, "waver", WAVE)
+    done = strangers.hal("wave", "--to", "you")
+    assert (done.returncode, done.stdout) == (1, "hello, you\n")
+    assert "Wave at somebody." in (helped := strangers.hal("wave", "--help").stdout) and "  hal wave --to you" in helped
+    assert "usage: hal wave" in strangers.hal("wave", "--from", "me").stderr
+
+
+def test_a_broken_command_hurts_only_those_who_call_it(strangers: Any) -> None:
+    add_command(strangers, "waver", "import no_such_package")
+    listed = strangers.hal("--help")
+    assert listed.returncode == 0 and "added by waver" in listed.stdout
+    assert "no_such_package" in complaint(strangers.hal("wave"))
+    add_command(strangers, "second", WAVE)
+    assert "second and waver" in complaint(strangers.hal("wave"))
+
+
 def test_an_error_is_one_line_and_with_json_a_document_too(strangers: Any) -> None:
     words = ("explain", "softmax", "--shapes", "3x4", "--device", "tpu:0")
     assert "installed: cpu" in complaint(strangers.hal(*words))
