@@ -13,6 +13,7 @@ hardware gives 0x7fffffff, and no sound kernel reads those bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -46,18 +47,19 @@ def odd_sum(a: Array, b: Array) -> Array:
     total: Array = np.add(a, b, dtype=np.float64)
     risky = (total.view(np.int64) & _LOW) == 0
     if risky.any():
-        a, b = np.broadcast_arrays(a, b)
-        at = np.nonzero(risky)
-        error = two_sum_error(a[at], b[at].astype(np.float64), total[at])
-        if error.any():
-            _nudge(total, at, error)
+        error = two_sum_error(a, np.asarray(b, np.float64), total)
+        inexact = risky & (error != 0)
+        if inexact.any():
+            _nudge(total, error, inexact)
     return total
 
 
-def _nudge(x: Array, at: Sequence[Array], error: Array) -> None:
-    """Move x[at] (float64) one step to the side where the exact value, x + error, lies."""
-    away = np.where(x[at] > 0, error, -error)
-    x.view(np.int64)[tuple(at)] += (away > 0).astype(np.int64) - (away < 0)  # a NaN error moves nothing
+def _nudge(x: Array, error: Array, where: Array) -> None:
+    """Move x (float64) one step to the side on which the exact value, x + error, lies."""
+    bits = x.view(np.int64)
+    outwards = (error > 0) == (x > 0)
+    step = np.where(outwards, np.int64(1), np.int64(-1))
+    np.add(bits, step, out=bits, where=where & np.isfinite(error))
 
 
 def fma32(a: Array, b: Array, c: Array, out: Array | None = None) -> Array:
@@ -81,8 +83,7 @@ def fma64(a: Array, b: Array, c: Array) -> Array:
     error = two_sum_error(middle, bottom, tail)
     inexact = (error != 0) & ((tail.view(np.int64) & 1) == 0)
     if inexact.any():
-        at = np.nonzero(inexact)
-        _nudge(tail, at, error[at])
+        _nudge(tail, error, inexact)
     result: Array = high + tail
     size = np.abs(product)
     unsafe = ~((size >= _TINY) & (size <= _HUGE) & (np.abs(a) <= _HUGE) & (np.abs(b) <= _HUGE) & (np.abs(c) <= _HUGE))
@@ -124,26 +125,26 @@ def rounded32(op: str, mode: Mode, *args: Array) -> Array:
         total = odd_sum(first, second)
         if mode == "rm":  # an exact zero is -0 then, unless both terms are +0
             total[(total == 0) & (np.signbit(first) | np.signbit(second))] = -0.0
-        return to_float32(total, mode)
-    return to_float32(_nearest64(op, (x, *rest)), mode)
+        return cast(total, np.float32, mode)
+    return cast(_nearest64(op, (x, *rest)), np.float32, mode)
 
 
-def to_float32(x: Array, mode: Mode = "rn") -> Array:
-    """float64 to float32 in a rounding mode."""
-    result: Array = x.astype(np.float32)
+def cast(x: Array, dtype: type[np.floating[Any]], mode: Mode = "rn") -> Array:
+    """float64 or float32 to a narrower float of NumPy in a rounding mode."""
+    result: Array = x.astype(dtype)
     if mode == "rn":
         return result
-    nearest = result.astype(np.float64)
+    nearest = result.astype(x.dtype)
     if mode == "rz":
-        return np.where(np.abs(nearest) > np.abs(x), np.nextafter(result, np.float32(0)), result)
+        return np.where(np.abs(nearest) > np.abs(x), np.nextafter(result, dtype(0)), result)
     if mode == "rm":
-        return np.where(nearest > x, np.nextafter(result, np.float32(-np.inf)), result)
-    return np.where(nearest < x, np.nextafter(result, np.float32(np.inf)), result)
+        return np.where(nearest > x, np.nextafter(result, dtype(-np.inf)), result)
+    return np.where(nearest < x, np.nextafter(result, dtype(np.inf)), result)
 
 
 def odd_float32(x: Array) -> Array:
-    """float64 to float32 rounded to odd: what may then be rounded once more, to float16, bfloat16 or less."""
-    result = to_float32(x, "rz")
+    """float64 to float32 rounded to odd: what may then be rounded once more, to bfloat16 or less."""
+    result = cast(x, np.float32, "rz")
     inexact = (result != x) & np.isfinite(x)
     bits: Array = result.view(np.uint32) | inexact
     return bits.view(np.float32)
