@@ -152,6 +152,7 @@ class Entry:
         self.version, self.sm = (6, 3), 75
         self._names: dict[str, int] = {}
         self._declared: dict[str, list[str]] = {}
+        self._numbered: dict[str, list[Register]] = {}  # registers whose name was taken, by that name
         self._variables: list[str] = []
         self._lines: list[str] = []
         self._depth = 1
@@ -163,6 +164,8 @@ class Entry:
         """A new register; a name that is taken gets a number: %sum, %sum_2, …"""
         register = Register(self._unique(name), type)
         self._declared.setdefault(type, []).append(str(register))
+        if register.name != name:
+            self._numbered.setdefault(name, []).append(register)
         return register
 
     def regs(self, type: str, name: str, count: int) -> list[Register]:
@@ -293,6 +296,20 @@ class Entry:
         self._depth -= 1
         self.label(label)
 
+    def _declarations(self) -> dict[str, list[str]]:
+        """Registers by type; those numbered %sum_2, %sum_3, … as one range, where they are of one type."""
+        ranges: dict[str, str] = {}
+        for stem, registers in self._numbered.items():
+            highest = 1 + max(int(register.name.rpartition("_")[2]) for register in registers)
+            plain = all(register.name.rpartition("_")[0] == stem for register in registers)
+            taken = any(f"{stem}_{i}" in self._names for i in range(2))
+            if len(registers) > 2 and len({register.type for register in registers}) == 1 and plain and not taken:
+                ranges |= dict.fromkeys(map(str, registers), f"%{stem}_<{highest}>")
+        return {
+            type: list(dict.fromkeys(ranges.get(name, name) for name in names))
+            for type, names in self._declared.items()
+        }
+
     def _line(self, text: str, note: str = "") -> None:
         self._lines.append(_commented("    " * self._depth + text, note))
 
@@ -305,7 +322,7 @@ class Entry:
         bounds = [f".maxntid {self.threads}, 1, 1"] if self.threads else []
         bounds += [f".minnctapersm {self.min_blocks}"] if self.min_blocks else []
         registers = [
-            line for type, names in self._declared.items() for line in _wrapped(f"    .reg .{type:<4} ", names)
+            line for type, names in self._declarations().items() for line in _wrapped(f"    .reg .{type:<4} ", names)
         ]
         lines = [*head, f".visible .entry {self.name}(", parameters, ")", *bounds, "{", *registers, *self._variables]
         return "\n".join([*lines, *self._lines, "    ret;", "}"])

@@ -22,12 +22,11 @@ from hal.kernel import I32, I64, Config, In, Kernel, Launch, Out, Schedule
 from hal.op import Op, OpClass
 from hal.ops.problem import Problem
 from hal_nvidia_ptx.kernels import batch
-from hal_nvidia_ptx.kernels.results import Results
+from hal_nvidia_ptx.kernels.results import GROUP, Results
 from hal_nvidia_ptx.kernels.results import arguments as arguments_of
 from hal_nvidia_ptx.kernels.values import ARITHMETIC, itemsize, load, zero
 from hal_nvidia_ptx.ptx import Entry, Register, at, module
 
-GROUP = 4  # neighbouring rows or columns of a thread
 PAD = 4  # elements between rows of shared memory: stores of a transposed tile then meet different banks
 SIZES = ("m", "n", "k", "tiles_m", "tiles_n")
 STRIDES = ("a_row", "a_column", "b_row", "b_column", "out_row", "out_column")

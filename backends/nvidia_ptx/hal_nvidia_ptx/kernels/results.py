@@ -17,6 +17,7 @@ from hal_nvidia_ptx.kernels.epilogue import finish
 from hal_nvidia_ptx.kernels.values import ARITHMETIC, itemsize, load, pair, store
 from hal_nvidia_ptx.ptx import Entry, Register, at
 
+GROUP = 4
 Index = tuple[Register, int]  # first of a group of four neighbours, number in the group
 
 
@@ -78,7 +79,7 @@ class Results:
         ]
         pointers = [self._row_pointer(k, out, row_bytes, index) for index in rows]
         offsets = [_offset(k, "column", column_bytes, index) for index in columns]
-        if not self._vector():
+        if len(columns) % GROUP or not self._vector():
             self._store_single(k, pointers, offsets, row_in, column_in, values)
             return
         whole = k.let("pred", "whole", "and.pred", row_in[-1], column_in[-1], note="the last is inside, so all are")
@@ -89,7 +90,7 @@ class Results:
 
     def _vector(self) -> bool:
         """Whether four neighbours of a row of the result are aligned to their size, or to 16 bytes."""
-        return self.out.layout == "row" and self.out.align >= min(16, 4 * itemsize(self.out.dtype))
+        return self.out.layout == "row" and self.out.align >= min(16, GROUP * itemsize(self.out.dtype))
 
     @staticmethod
     def _inside(k: Entry, word: str, index: Index, limit: Register) -> Register:
@@ -159,9 +160,9 @@ class Results:
         """Groups of four: one store of 8 or 16 bytes, or two of 16 for float64."""
         dtype, columns = self.out.dtype, len(offsets)
         for i, pointer in enumerate(pointers):
-            for j in range(0, columns, 4):
+            for j in range(0, columns, GROUP):
                 address = k.let("s64", "group_at", "add.s64", pointer, offsets[j])
-                four = values[i * columns + j : i * columns + j + 4]
+                four = values[i * columns + j : i * columns + j + GROUP]
                 if itemsize(dtype) == 2:
                     pairs = [pair(k, dtype, self.sm, four[0], four[1]), pair(k, dtype, self.sm, four[2], four[3])]
                     k("st.global.v2.b32", at(address), pairs)

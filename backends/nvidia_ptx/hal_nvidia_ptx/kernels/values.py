@@ -7,7 +7,7 @@ bfloat16 is the upper half of a float32; below sm_80, which has no conversion, i
 from __future__ import annotations
 
 from hal.dtypes import DTYPES
-from hal_nvidia_ptx.ptx import Entry, Register, at, f32
+from hal_nvidia_ptx.ptx import WIDTHS, Entry, Register, at, f32
 
 ARITHMETIC = {"float64": "f64", "float32": "f32", "float16": "f32", "bfloat16": "f32", "int8": "s32", "int32": "s32"}
 _BITS = {"float16": "b16", "bfloat16": "u16", "int8": "s8"}  # how the narrow ones are read
@@ -32,6 +32,54 @@ def load(
     if target is not value:
         widen(k, dtype, target, value)
     return value
+
+
+def load_vector(
+    k: Entry, dtype: str, base: Register, offset: int, count: int, *, name: str, when: Register | None = None
+) -> list[Register]:
+    """`count` neighbours (2 to 16 bytes, aligned to their size) from memory that nobody writes meanwhile, widened; 0
+    where the predicate is false. The loads come first: `unpack` what they bring when it is needed."""
+    return unpack(k, dtype, load_words(k, dtype, base, offset, count, name=name, when=when))
+
+
+def load_words(
+    k: Entry, dtype: str, base: Register, offset: int, count: int, *, name: str, when: Register | None = None
+) -> list[Register]:
+    """The memory of `count` neighbours in registers of 16, 32 or 64 bits."""
+    size = itemsize(dtype) * count
+    type = ARITHMETIC[dtype] if itemsize(dtype) >= 4 else "b16" if size == 2 else "b32"
+    words = k.regs(type, f"{name}_", size * 8 // WIDTHS[type])
+    if when is not None:
+        for word in words:
+            k(f"mov.{type}", word, zero(type) if type in ("f32", "f64") else 0)
+    vector = f".v{len(words)}" if len(words) > 1 else ""
+    target: Register | list[Register] = words if vector else words[0]
+    k(f"ld.global.nc{vector}.{type}", target, at(base, offset), when=when)
+    return words
+
+
+def unpack(k: Entry, dtype: str, words: list[Register]) -> list[Register]:
+    """What `load_words` brought, an element a register, widened."""
+    if itemsize(dtype) >= 4:
+        return words
+    if words[0].type == "b16":
+        wide = k.let("u32", "wide", "cvt.u32.u16", words[0]) if dtype == "bfloat16" else words[0]
+        value = k.reg("f32", "value")
+        widen(k, dtype, wide, value)
+        return [value]
+    values = []
+    for word in words:
+        low, high = k.reg("f32", "low"), k.reg("f32", "high")
+        if dtype == "bfloat16":
+            k("mov.b32", low, k.let("b32", "bits", "shl.b32", word, 16))
+            k("mov.b32", high, k.let("b32", "bits", "and.b32", word, "0xffff0000"))
+        else:
+            halves = [k.reg("b16", "half"), k.reg("b16", "half")]
+            k("mov.b32", halves, word)
+            k("cvt.f32.f16", low, halves[0])
+            k("cvt.f32.f16", high, halves[1])
+        values += [low, high]
+    return values
 
 
 def widen(k: Entry, dtype: str, bits: Register, value: Register) -> None:
