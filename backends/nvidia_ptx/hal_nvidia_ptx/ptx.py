@@ -169,8 +169,10 @@ class Entry:
         return register
 
     def regs(self, type: str, name: str, count: int) -> list[Register]:
-        """`count` registers %name0, %name1, …"""
+        """`count` registers %name0, %name1, … (%name1_0, %name1_1, … where a number comes first)."""
         stem = self._unique(name)
+        if stem[-1].isdigit():
+            stem += "_"
         self._declared.setdefault(type, []).append(f"%{stem}<{count}>")
         return [Register(f"{stem}{i}", type) for i in range(count)]
 
