@@ -22,7 +22,7 @@ from hal.errors import BackendUnavailable, CompileError
 
 # The wheels' version that every figure in this tree was measured with; another one makes other code.
 VERSION = "13.5.37"
-WHEELS = {"ptxas": "nvidia-cuda-nvcc", "nvdisasm": "nvidia-cuda-nvdisasm", "cuobjdump": "nvidia-cuda-cuobjdump"}
+WHEELS = {"ptxas": "nvidia-cuda-nvcc", "nvdisasm": "nvidia-cuda-nvdisasm"}
 INSTALL = "pip install --no-deps " + " ".join(f"{wheel}=={VERSION}" for wheel in WHEELS.values())
 
 TIMEOUT = 300.0  # seconds; the slowest kernel known takes one
@@ -105,7 +105,7 @@ def _from_wheel(name: str) -> Path | None:
 
 
 def tool(name: str) -> Path:
-    """`ptxas`, `nvdisasm` or `cuobjdump`: beside HAL_PTXAS where that is set, else from the wheel.
+    """`ptxas` or `nvdisasm`: beside HAL_PTXAS where that is set, else from the wheel.
 
     Raises BackendUnavailable with the pip command.
     """
