@@ -106,7 +106,7 @@ class Array:
         """DLPack's (device type, device number). Raises BufferError where the device has no type in DLPack."""
         if self.device.info.dlpack_type is None:
             raise BufferError(f"{self!r} has no DLPack device type; use .numpy()")
-        return self.device.info.dlpack_type, 0
+        return self.device.info.dlpack_type, self.device.info.number
 
     def __dlpack__(self, *, stream: Any = None, dl_device: Any = None, copy: bool | None = None, **_: Any) -> Any:
         """A capsule over the memory itself, where that is host memory. Raises BufferError elsewhere."""

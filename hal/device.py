@@ -41,6 +41,7 @@ class DeviceInfo:
     priority: int = 0  # the default device is the usable one of highest priority; negative is never the default
     dlpack_type: int | None = None  # DLPack's device type of tensors that live here
     torch_type: str | None = None  # torch's device type of tensors that live here
+    number: int = 0  # DLPack's and torch's number of it among the devices of that type
     props: Mapping[str, Any] = field(
         default_factory=dict
     )  # the backend's own facts, for its algorithms and `hal devices`

@@ -195,6 +195,7 @@ class KernelDevice(Device):
     """A device that supplies `compile`, `launch` and a table of algorithms, and gets `prepare`."""
 
     algorithms: Mapping[str, Algorithm]
+    plan_type: type[KernelPlan] = KernelPlan  # or a child whose calls cost less on this device
 
     def __init__(self, info: DeviceInfo) -> None:
         super().__init__(info)
@@ -233,7 +234,7 @@ class KernelDevice(Device):
         kernels = self._kernels.get(key)
         if kernels is None:
             kernels = self._kernels[key] = algorithm.kernels(op_class, config)
-        return KernelPlan(self, op, config, kernels, algorithm.schedule(op, config), rejected)
+        return self.plan_type(self, op, config, kernels, algorithm.schedule(op, config), rejected)
 
     def compiled(self, kernel: Kernel) -> Any:
         """The compiled form, made once, whatever the number of threads that ask. A refusal is remembered too."""
