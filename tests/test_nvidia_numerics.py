@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 import ml_dtypes
-import mpmath  # type: ignore[import-untyped]
+import mpmath
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -183,7 +183,7 @@ def test_an_exact_zero_sum_is_negative_under_rm_alone() -> None:
 def test_fma32_writes_where_it_is_told() -> None:
     out = np.zeros(4, np.float32)
     three = np.full(4, 3, np.float32)
-    assert numerics.fma32(three, np.float32(2), three, out) is out
+    assert numerics.fma32(three, np.full(4, 2, np.float32), three, out) is out
     assert out.tolist() == [9.0] * 4
 
 
