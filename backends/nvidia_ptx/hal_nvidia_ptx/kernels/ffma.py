@@ -29,7 +29,8 @@ from hal_nvidia_ptx.ptx import Entry, Register, at, module
 
 PAD = 4  # elements between rows of shared memory: stores of a transposed tile then meet different banks
 SIZES = ("m", "n", "k", "tiles_m", "tiles_n")
-STRIDES = ("a_row", "a_column", "b_row", "b_column", "out_row", "out_column")
+# The last two are what a block of k advances, in bytes: ready-made, they cost the loop one addition a pointer.
+STRIDES = ("a_row", "a_column", "b_row", "b_column", "out_row", "out_column", "a_block", "b_block")
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def schedule(op: Op, p: Problem, config: Config) -> Schedule:
         *results.bias,
         *map(I32, (p.m, p.n, p.k, tiles_m, tiles_n)),
         *map(I64, (*p.strides["a"], *p.strides["b"], *p.strides["out"])),
+        *(I64(step * config["bk"] * itemsize(op.dtype)) for step in (p.strides["a"][1], p.strides["b"][0])),
         *results.numbers,
         *batch.arguments(p.batch, p.batch_strides, results.roles),
     )
@@ -117,10 +119,9 @@ class _Operand:
         self.pitch = (size + PAD) * self.bytes
         self.buffer = self.pitch * tile.bk
         self.loads = size * tile.bk // tile.threads
-        if along_k:  # lanes along k, then over rows
-            self.across, self.steps = [j * tile.threads // tile.bk for j in range(self.loads)], [0] * self.loads
-        else:
-            self.across, self.steps = [0] * self.loads, [j * tile.threads // size for j in range(self.loads)]
+        # A thread has one step of k, and neighbours lie on whichever axis is contiguous.
+        self.lanes = tile.bk if along_k else tile.threads // tile.bk
+        self.apart = tile.threads // tile.bk  # rows or columns between a thread's elements
         self.pointers: list[Register] = []
         self.values: list[Register] = []
 
@@ -198,13 +199,12 @@ class _Writer:
 
     def _addresses(self, x: _Operand) -> None:
         """Where this thread's elements of the operand's first block are, and how far on those of the next."""
-        k, tile, size = self.k, self.tile, itemsize(x.dtype)
+        k, size = self.k, itemsize(x.dtype)
         across, along = ("row", "column") if x.name == "a" else ("column", "row")
         k.section(f"This thread's elements of {x.name}: {'k' if x.along_k else across + 's'} along the lanes.")
         base = self.base(x.name)
-        lanes = tile.bk if x.along_k else x.size
-        low = k.let("s32", f"{x.name}_low", "and.b32", self.thread, lanes - 1)
-        high = k.let("s32", f"{x.name}_high", "shr.u32", self.thread, lanes.bit_length() - 1)
+        low = k.let("s32", f"{x.name}_low", "and.b32", self.thread, x.lanes - 1)
+        high = k.let("s32", f"{x.name}_high", "shr.u32", self.thread, x.lanes.bit_length() - 1)
         self_step, self_across = (low, high) if x.along_k else (high, low)
         x_step = k.let("s64", f"{x.name}_k_bytes", "mul.lo.s64", k.param(f"{x.name}_{along}"), size)
         x_across = k.let("s64", f"{x.name}_{across}_bytes", "mul.lo.s64", k.param(f"{x.name}_{across}"), size)
@@ -213,17 +213,15 @@ class _Writer:
         k("mad.lo.s64", base, step64, x_step, base)
         for j in range(x.loads):
             i = k.let("s32", f"{x.name}_{across}{j}", "add.s32", self.first[x.name], self_across)
-            if x.across[j]:
-                k("add.s32", i, i, x.across[j])
+            if j:
+                k("add.s32", i, i, j * x.apart)
             k("min.s32", i, i, last, note="past the end: read the last one again")
             i64 = k.let("s64", f"{x.name}_{across}{j}_wide", "cvt.s64.s32", i)
             pointer = k.let("s64", f"{x.name}_at{j}", "mad.lo.s64", i64, x_across, base)
-            if x.steps[j]:
-                k("mad.lo.s64", pointer, x_step, x.steps[j], pointer)
             x.pointers.append(pointer)
         x.values = k.regs(self.type, f"{x.name}_next", x.loads)
         self.left[x.name] = k.let("s32", f"{x.name}_left", "sub.s32", self.size_k, self_step, note="steps of k")
-        self.stride[x.name] = k.let("s64", f"{x.name}_block", "mul.lo.s64", x_step, tile.bk)
+        self.stride[x.name] = k.param(f"{x.name}_block")
         # Where they go in shared memory: [k][row or column].
         to = k.let("s32", f"{x.name}_store", "mul.lo.s32", self_step, x.pitch)
         k("mad.lo.s32", to, self_across, x.bytes, to)
@@ -256,20 +254,17 @@ class _Writer:
         """This thread's elements of the next block; zeros past the end of k."""
         k = self.k
         left = self.left[x.name]
-        inside: dict[int, Register] = {}
-        for j, (pointer, value, step) in enumerate(zip(x.pointers, x.values, x.steps, strict=True)):
-            if step not in inside:
-                inside[step] = k.let("pred", f"{x.name}_inside", "setp.gt.s32", left, step)
-            loaded = load(k, x.dtype, pointer, name=f"{x.name}_element{j}", when=inside[step])
-            k(f"mov.{self.type}", value, loaded)
+        inside = k.let("pred", f"{x.name}_inside", "setp.gt.s32", left, 0)
+        for j, (pointer, value) in enumerate(zip(x.pointers, x.values, strict=True)):
+            load(k, x.dtype, pointer, name=f"{x.name}_element{j}", when=inside, into=value)
             k("add.s64", pointer, pointer, self.stride[x.name])
         k("sub.s32", left, left, self.tile.bk)
 
     def _store(self, x: _Operand) -> None:
         """What `_load` brought, to the buffer that is not being multiplied."""
         k, to, other = self.k, self.to[x.name], self.both_write[x.name]
-        for value, across, step in zip(x.values, x.across, x.steps, strict=True):
-            k(f"st.shared.{self.type}", at(to, across * x.bytes + step * x.pitch), value)
+        for j, value in enumerate(x.values):
+            k(f"st.shared.{self.type}", at(to, j * x.apart * x.bytes), value)
         k("sub.s32", to, other, to, note="the other buffer")
 
     def _block(self, acc: list[Register]) -> None:

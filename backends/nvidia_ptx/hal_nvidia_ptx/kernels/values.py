@@ -19,16 +19,23 @@ def zero(type: str) -> str | int | float:
 
 
 def load(
-    k: Entry, dtype: str, base: Register, offset: int = 0, *, name: str, when: Register | None = None, note: str = ""
+    k: Entry,
+    dtype: str,
+    base: Register,
+    offset: int = 0,
+    *,
+    name: str,
+    when: Register | None = None,
+    into: Register | None = None,
 ) -> Register:
-    """One element from global memory, widened; 0 where the predicate `when` is false."""
+    """One element from global memory, widened; 0 where the predicate `when` is false. into: a register to use."""
     type = ARITHMETIC[dtype]
-    value = k.reg(type, name)
+    value = into or k.reg(type, name)
     raw = {"float16": "b16", "bfloat16": "b32"}.get(dtype)
     target = k.reg(raw, f"{name}_bits") if raw else value
     if when is not None:
         k(f"mov.{target.type}", target, zero(type) if target is value else 0)
-    k(f"ld.global.{_BITS.get(dtype, type)}", target, at(base, offset), when=when, note=note)
+    k(f"ld.global.{_BITS.get(dtype, type)}", target, at(base, offset), when=when)
     if target is not value:
         widen(k, dtype, target, value)
     return value
