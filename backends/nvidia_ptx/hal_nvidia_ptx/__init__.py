@@ -1,26 +1,35 @@
-"""NVIDIA by hand-written PTX. Today this backend only says honestly that it has no kernels yet."""
+"""NVIDIA by hand-written PTX, over the driver alone; and the same PTX on a CPU.
+
+    discovery.py driver.py   the GPUs, over cuda.bindings.driver
+    kernels/ ptx.py          algorithms that write PTX, and what they write it with
+    assembler.py             PTX to machine code without a GPU
+    emulator/                PTX on the CPU, with checks
+    launch.py                `load`: one's own PTX, run anywhere
+    replacement.py           `replace`: one's own kernel behind a hal operator
+    checking.py              `check`: any PTX under the emulator's checks
+
+Importing this package imports neither cuda.bindings nor the emulator; asking the Backend for devices does the former.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from hal.device import Backend as BackendContract
-from hal.device import Device, DeviceInfo
-from hal.errors import BackendUnavailable
+from hal_nvidia_ptx.discovery import Backend
 
-__all__ = ["Backend"]
+if TYPE_CHECKING:
+    from hal_nvidia_ptx.checking import check
+    from hal_nvidia_ptx.launch import load
+    from hal_nvidia_ptx.replacement import replace
+
+__all__ = ["Backend", "check", "load", "replace"]
+
+# No module has its function's name: once imported it would stand in the function's place.
+_HOMES = {"check": "checking", "load": "launch", "replace": "replacement"}
 
 
-class Backend(BackendContract):
-    """Finds no device: there are no kernels to run on one."""
-
-    name = "cuda"
-
-    def devices(self) -> Sequence[DeviceInfo]:
-        return []
-
-    def open(self, info: DeviceInfo) -> Device:
-        raise BackendUnavailable(f"cuda: {self.why_none()}")
-
-    def why_none(self) -> str:
-        return "hal's PTX kernels are not written yet; NVIDIA GPUs can be used through their OpenCL driver (opencl:…)"
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

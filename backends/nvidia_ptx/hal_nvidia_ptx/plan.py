@@ -1,0 +1,180 @@
+"""Launches made ready once: then a call writes the addresses and makes one driver call a launch.
+
+Everything that the driver reads at a launch (the values, an array of pointers to them, CUlaunchConfig) is made once
+and used again. A *prepared* set serves one call at a time: a call takes one from the plan's list, and makes another
+where other threads have taken all, since the driver reads it with the interpreter's lock released.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from array import array
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hal.device import Operand
+from hal.kernel import F32, F64, I32, I64, In, KernelPlan, Launch, Number, Out, Scratch
+from hal_nvidia_ptx.context import stream_handle
+
+if TYPE_CHECKING:
+    from hal_nvidia_ptx.driver import CudaDevice
+    from hal_nvidia_ptx.modules import Compiled
+
+FORMATS = {I32: "<i4x", I64: "<q", F32: "<f4x", F64: "<d"}  # of a value in its eight bytes
+
+
+def encode(number: Number) -> int:
+    """A number's bits, as the eight bytes from which the driver reads as many as the parameter has."""
+    return int.from_bytes(struct.pack(FORMATS[type(number)], number.value), "little")
+
+
+def configure(cuda: Any, launch: Launch, stream: Any, cluster: tuple[int, int, int] | None = None) -> Any:
+    """The CUlaunchConfig of a launch."""
+    config = cuda.CUlaunchConfig()
+    config.gridDimX, config.gridDimY, config.gridDimZ = launch.grid
+    config.blockDimX, config.blockDimY, config.blockDimZ = launch.block
+    config.sharedMemBytes = launch.shared_bytes
+    config.hStream = stream
+    if cluster is not None:
+        attribute = cuda.CUlaunchAttribute()
+        attribute.id = cuda.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+        sizes = attribute.value.clusterDim
+        sizes.x, sizes.y, sizes.z = cluster
+        config.attrs = [attribute]
+        config.numAttrs = 1
+    return config
+
+
+def pointers_to(values: array[int], slots: Sequence[int]) -> Any:
+    """The array of addresses of these values, which cuLaunchKernelEx calls kernelParams."""
+    base = values.buffer_info()[0]
+    return (ctypes.c_void_p * max(len(slots), 1))(*[base + 8 * slot for slot in slots])
+
+
+class Prepared:
+    """One set. `values`: eight bytes each; outputs, inputs, scratch addresses, numbers, in this order."""
+
+    __slots__ = ("inputs", "launches", "outputs", "pointers", "stream", "values")
+
+    def __init__(self, values: array[int], stream: Any) -> None:
+        self.values, self.stream = values, stream
+        self.outputs: Sequence[Operand] = ()  # what the values say now: copies, since a caller may change its lists
+        self.inputs: Sequence[Operand] = ()
+        self.pointers: list[Any] = []  # kept alive here
+        self.launches: list[tuple[Any, Any, int]] = []  # config, function, address of the pointers
+
+    def add(self, config: Any, function: Any, slots: Sequence[int]) -> None:
+        """A launch with the values in these slots."""
+        pointers = pointers_to(self.values, slots)
+        self.pointers.append(pointers)
+        self.launches.append((config, function, ctypes.addressof(pointers)))
+
+    def write(self, outputs: Sequence[Operand], inputs: Sequence[Operand]) -> None:
+        """The addresses of this call."""
+        values, slot = self.values, 0
+        for handle, offset in outputs:
+            values[slot] = handle + offset
+            slot += 1
+        for handle, offset in inputs:
+            values[slot] = handle + offset
+            slot += 1
+        self.outputs, self.inputs = outputs[:], inputs[:]
+
+    def use(self, stream: Any) -> None:
+        """From now on, launch there."""
+        for config, _, _ in self.launches:
+            config.hStream = stream
+        self.stream = stream
+
+
+class CudaPlan(KernelPlan):
+    """A KernelPlan whose calls cost little. Raises UnsupportedError where a launch is beyond the device's limits."""
+
+    def __init__(self, device: CudaDevice, *decided: Any) -> None:
+        super().__init__(device, *decided)
+        self._cuda_device = device
+        self._launch = device.cuda.cuLaunchKernelEx
+        outputs, inputs = len(self.op.outputs), len(self.op.inputs)
+        arguments = [argument for launch in self.schedule.launches for argument in launch.arguments]
+        self._offsets = list(dict.fromkeys(x.offset for x in arguments if isinstance(x, Scratch)))
+        self._first_scratch = outputs + inputs
+        self._initial = [0] * (outputs + inputs + len(self._offsets))
+        self._slots = [tuple(self._slot(x, outputs) for x in launch.arguments) for launch in self.schedule.launches]
+        self._prepared: list[Prepared] = []
+        for compiled, launch in self._steps:
+            device.check_launch(compiled, launch)
+
+    def _slot(self, argument: Any, outputs: int) -> int:
+        """Where an argument's value stands; a number is given its place here."""
+        if isinstance(argument, Out):
+            return argument.index
+        if isinstance(argument, In):
+            return outputs + argument.index
+        if isinstance(argument, Scratch):
+            return self._first_scratch + self._offsets.index(argument.offset)
+        self._initial.append(encode(argument))
+        return len(self._initial) - 1
+
+    def _prepare(self) -> Prepared:
+        device = self._cuda_device
+        made = Prepared(array("Q", self._initial), device.stream)
+        for (compiled, launch), slots in zip(self._steps, self._slots, strict=True):
+            made.add(configure(device.cuda, launch, device.stream), compiled.function, slots)
+        return made
+
+    def __call__(self, outputs: Sequence[Operand], inputs: Sequence[Operand], stream: Any = None) -> None:
+        device = self._cuda_device
+        if device.lost:
+            device.check()
+        stream = device.stream if stream is None else stream_handle(stream)
+        try:
+            prepared = self._prepared.pop()
+        except IndexError:
+            prepared = self._prepare()
+        if prepared.stream is not stream:
+            prepared.use(stream)
+        if outputs != prepared.outputs or inputs != prepared.inputs:
+            prepared.write(outputs, inputs)
+        try:
+            if self._offsets:
+                self._with_scratch(prepared, stream)
+                return
+            launch = self._launch
+            for config, function, parameters in prepared.launches:
+                code = launch(config, function, parameters, 0)[0]
+                if code:
+                    device.launch_again(code, config, function, parameters)
+        finally:
+            self._prepared.append(prepared)
+
+    def _with_scratch(self, prepared: Prepared, stream: Any) -> None:
+        """Scratch belongs to the call, and to the stream of the call."""
+        device = self._cuda_device
+        scratch = device.pool.alloc(self.schedule.scratch_bytes, stream)
+        try:
+            for slot, offset in enumerate(self._offsets, self._first_scratch):
+                prepared.values[slot] = scratch + offset
+            for config, function, parameters in prepared.launches:
+                code = self._launch(config, function, parameters, 0)[0]
+                if code:
+                    device.launch_again(code, config, function, parameters)
+        finally:
+            device.pool.free(scratch, stream)
+
+
+def launch_once(
+    device: CudaDevice,
+    compiled: Compiled,
+    launch: Launch,
+    values: Sequence[int],
+    stream: Any,
+    cluster: tuple[int, int, int] | None = None,
+) -> None:
+    """One launch with nothing kept. values: bits of each parameter of at most eight bytes."""
+    prepared = Prepared(array("Q", values), stream)
+    prepared.add(configure(device.cuda, launch, stream, cluster), compiled.function, range(len(values)))
+    ((config, function, parameters),) = prepared.launches
+    code = device.cuda.cuLaunchKernelEx(config, function, parameters, 0)[0]
+    if code:
+        device.launch_again(code, config, function, parameters)
