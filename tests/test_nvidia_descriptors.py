@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hal.errors import HalError, OptionError, UnsupportedError
+from hal_nvidia_ptx.emulator import boxes
 from hal_nvidia_ptx.emulator import descriptors as wg
 from hal_nvidia_ptx.emulator.swizzle import SPANS, chunk_order, swizzled
 from hal_nvidia_ptx.emulator.tensormap import TensorMap, of_driver
@@ -253,3 +254,76 @@ def test_a_from_registers_has_four_bytes_of_k_in_each(size):
         first = 4 * (lane % 4) + 16 * (register // 2)
         registers[register, group, lane] = as_bytes[group, row, first : first + 4].copy().view(np.uint32)[0]
     np.testing.assert_array_equal(wg.a_matrix(registers, size), matrix)
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_box_is_loaded_and_stored_element_by_element(data):
+    """Against a loop over all elements of a box of up to three dimensions, that may hang over every edge."""
+    swizzle = data.draw(st.sampled_from(SPANS))
+    rank = data.draw(st.integers(1, 3))
+    inner = data.draw(st.sampled_from([8, 16, 32, 64] if swizzle in (0, 128) else [8, 16]))
+    extents = (inner, *data.draw(st.tuples(*[st.integers(1, 5)] * (rank - 1))))
+    shape = data.draw(st.tuples(st.integers(1, 70), *[st.integers(1, 6)] * (rank - 1)))
+    strides = tuple(np.cumprod([160, *shape[1:]])[: rank - 1].tolist())
+    corner = (data.draw(st.integers(-9, 70)), *data.draw(st.tuples(*[st.integers(-2, 6)] * (rank - 1))))
+    at = 1024 + 128 * data.draw(st.integers(0, 7))
+    tensor = TensorMap("u16", 1 << 20, shape, strides, extents, (1,) * rank, swizzle)
+    memory = np.random.default_rng(4).integers(1, 255, 1 << 13).astype(np.uint8)
+    window = tensor.window(corner)
+
+    def places():
+        for place in np.ndindex(*reversed(extents)):
+            position = [c + i for c, i in zip(corner, reversed(place), strict=True)]
+            row = int(np.ravel_multi_index(place[:-1], tuple(reversed(extents[1:])))) if rank > 1 else 0
+            address = at + row * max(2 * inner, swizzle) + 2 * place[-1]
+            inside = all(0 <= p < extent for p, extent in zip(position, shape, strict=True))
+            source = sum(p * s for p, s in zip(position, (2, *strides), strict=True))
+            yield int(swizzled(np.array([address]), swizzle)[0]), inside, source
+
+    shared = np.full(1 << 14, 7, np.uint8)
+    boxes.load(tensor, window, memory, window.address - (1 << 20), shared, at)
+    for address, inside, source in places():
+        expected = memory[source : source + 2] if inside else [0, 0]
+        assert list(shared[address : address + 2]) == list(expected)
+
+    shared[:] = np.random.default_rng(5).integers(0, 255, len(shared))
+    target, expected = np.zeros_like(memory), np.zeros_like(memory)
+    boxes.store(tensor, window, boxes.box(tensor, shared, at), target, window.address - (1 << 20))
+    for address, inside, source in places():
+        if inside:
+            expected[source : source + 2] = shared[address : address + 2]
+    np.testing.assert_array_equal(target, expected)
+
+
+def test_a_float_box_can_be_filled_with_nan_and_flushed():
+    tensor = TensorMap("f32_ftz", 1 << 20, (2,), (), (4,), (1,), fill="nan")
+    memory = np.array([1e-40, 2.0], np.float32).view(np.uint8)
+    shared = np.zeros(64, np.uint8)
+    boxes.load(tensor, tensor.window((0,)), memory, 0, shared, 16)
+    np.testing.assert_array_equal(shared[16:32].view(np.float32), [0, 2, np.nan, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind", "old", "new", "result"),
+    [
+        ("add", "f32", 1.5, 2.0, 3.5),
+        ("min", "s32", -4, 3, -4),
+        ("max", "u32", 2**32 - 1, 3, 2**32 - 1),
+        ("xor", "b64", 6, 3, 5),
+        ("inc", "u32", 7, 7, 0),
+        ("inc", "u32", 6, 7, 7),
+        ("dec", "u32", 0, 7, 7),
+        ("dec", "u32", 5, 7, 4),
+        ("max", "f16", 1.0, 2.0, 2.0),
+    ],
+)
+def test_reductions(operation, kind, old, new, result):
+    dtype = {"f32": "f4", "s32": "i4", "u32": "u4", "b64": "u8", "f16": "f2"}[kind]
+    bits = [np.array([each] * 8, dtype).view(np.uint8) for each in (old, new)]
+    assert list(boxes.combine(operation, kind, *bits).view(dtype)) == [result] * 8
+
+
+def test_bfloat16_sums_are_rounded_to_bfloat16():
+    one, small = (np.array([bits] * 8, np.uint16).view(np.uint8) for bits in (0x3F80, 0x3B80))  # 1 and 2^-8
+    assert set(boxes.combine("add", "bf16", one, small).view(np.uint16).tolist()) == {0x3F80}
