@@ -1,0 +1,131 @@
+"""What stands before an instruction's Op: its predicate, warps that must come together, unwritten registers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hal_nvidia_ptx.emulator.instructions import Handler, Op
+from hal_nvidia_ptx.emulator.lanes import WARP, Lanes
+from hal_nvidia_ptx.emulator.syntax import Addr, Group, Instruction, Not, Operand, Pair, Reg, Vector
+
+if TYPE_CHECKING:
+    from hal_nvidia_ptx.emulator.machine import Run
+    from hal_nvidia_ptx.emulator.program import Program
+
+FULL = 0xFFFFFFFF
+
+
+def guarded(op: Op, ins: Instruction, predicate: int) -> Op:
+    """`@p op`: for the lanes where the predicate holds; the others go on."""
+    negated, following = ins.guard_not, ins.pc + 1
+
+    def run_guarded(run: Run, lanes: Lanes) -> bool | None:
+        holds = lanes.read(predicate)
+        if negated:
+            holds = ~holds
+        count = int(np.count_nonzero(holds))
+        if count == lanes.count:
+            return op(run, lanes)
+        if count and op(run, lanes.where(holds)):
+            run.go(following, lanes.where(~holds))
+            return True
+        return None
+
+    return run_guarded
+
+
+def converged(op: Op, ins: Instruction, mask: int | None) -> Op:
+    """Run the Op for warps all of whose named lanes (None: all that live) are here; the others wait for the rest."""
+    following = ins.pc + 1
+
+    def run_converged(run: Run, lanes: Lanes) -> bool | None:
+        present = lanes.present
+        if mask is None:
+            if present is None:
+                return op(run, lanes)
+            named = None
+        else:
+            members = lanes.regs[mask]
+            if present is None and len(members) == 1 and members[0] == FULL:
+                return op(run, lanes)
+            named = _members(run, ins, lanes, mask)
+        ready = run.converge(ins, lanes, named)
+        if ready is lanes:
+            return op(run, lanes)
+        if ready is not None and not op(run, ready):
+            run.go(following, ready)
+        return True
+
+    return run_converged
+
+
+def _members(run: Run, ins: Instruction, lanes: Lanes, mask: int) -> Any:
+    """bool [warps, 32]: the lanes that any lane's mask names. Records lanes that are not in their own mask."""
+    values = lanes.spread(lanes.read(mask), 0)
+    bits = np.arange(WARP, dtype=np.uint32)
+    own = (values >> bits) & 1
+    outside = (own == 0) if lanes.present is None else (own == 0) & lanes.present
+    if outside.any():
+        run.find(
+            "wrong member mask",
+            f"{ins.opcode} is run by lanes that its own mask does not name",
+            ins,
+            lanes.where(lanes.flat(outside)),
+            expected="every lane that runs it is in the mask",
+        )
+    union = np.bitwise_or.reduce(values, axis=1)
+    return ((union[:, None] >> bits) & 1).astype(np.bool_)
+
+
+def checked(op: Op, ins: Instruction, handler: Handler, program: Program) -> Op:
+    """Note what is written of the registers that need it, and look before they are read."""
+    from hal_nvidia_ptx.emulator.program import results
+
+    written = [name for name in results(ins, handler) if name in program.unassigned]
+    reads = [name for name in dict.fromkeys(reads_of(ins, handler)) if name in program.unassigned]
+    if not written and not reads:
+        return op
+
+    def run_checked(run: Run, lanes: Lanes) -> bool | None:
+        for name in reads:
+            bad = ~lanes.of(run.assigned(name))
+            if bad.any():
+                run.find(
+                    "uninitialised register",
+                    f"{name} is read, nothing was written to it",
+                    ins,
+                    lanes.where(bad),
+                    expected=f"every path to this line writes {name}",
+                )
+        for name in written:
+            run.assigned(name)[lanes.index] = True
+        return op(run, lanes)
+
+    return run_checked
+
+
+def reads_of(ins: Instruction, handler: Handler) -> list[str]:
+    """Names of the registers that an instruction reads, its predicate excluded."""
+    names: list[str] = []
+    for number, operand in enumerate(ins.operands):
+        _collect(operand, number < handler.writes, names)
+    return names
+
+
+def _collect(operand: Operand, written: bool, names: list[str]) -> None:
+    if isinstance(operand, Reg):
+        if not written:
+            names.append(operand.name)
+    elif isinstance(operand, Addr):
+        _collect(operand.base, False, names)
+        if operand.coordinates is not None:
+            _collect(operand.coordinates, False, names)
+    elif isinstance(operand, (Vector, Group)):
+        for item in operand.items:
+            _collect(item, written, names)
+    elif isinstance(operand, Not):
+        names.append(operand.operand.name)
+    elif isinstance(operand, Pair) and not written:
+        names += [part.name for part in (operand.first, operand.second) if isinstance(part, Reg)]

@@ -1,0 +1,334 @@
+"""One entry of a module made ready to run: a list of Ops, one for each instruction, and the layout of its variables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hal_nvidia_ptx.emulator import instructions
+from hal_nvidia_ptx.emulator.assigned import unassigned
+from hal_nvidia_ptx.emulator.guards import checked, converged, guarded
+from hal_nvidia_ptx.emulator.inline import inline
+from hal_nvidia_ptx.emulator.instructions import Handler, Op
+from hal_nvidia_ptx.emulator.lanes import Lanes
+from hal_nvidia_ptx.emulator.memory import LOCAL_START, SHARED_START
+from hal_nvidia_ptx.emulator.operands import SPECIAL
+from hal_nvidia_ptx.emulator.slots import (
+    AddressSlot,
+    ConstantSlot,
+    ParameterSlot,
+    RegisterSlot,
+    Slot,
+    SpecialSlot,
+)
+from hal_nvidia_ptx.emulator.source import parse
+from hal_nvidia_ptx.emulator.syntax import (
+    DTYPE,
+    Addr,
+    Function,
+    Imm,
+    Instruction,
+    Module,
+    Operand,
+    Pair,
+    PtxError,
+    Reg,
+    Sink,
+    Symbol,
+    Variable,
+    Vector,
+)
+from hal_nvidia_ptx.target import TARGETS, Target
+
+Array: TypeAlias = NDArray[Any]
+Kind: TypeAlias = "str | np.dtype[Any]"  # a PTX type, or a dtype
+
+CLOCKS = frozenset(("%clock", "%clock64", "%clock_hi", "%globaltimer", "%globaltimer_lo", "%globaltimer_hi"))
+
+
+class Address:
+    """The address of an operand [base + offset]; `get` gives int64 [count]."""
+
+    def __init__(self, slot: int, offset: int, wide: bool) -> None:
+        self._slot, self._offset, self._wide = slot, offset, wide
+
+    def get(self, lanes: Lanes) -> Array:
+        base = lanes.read(self._slot)
+        if not self._wide:
+            base = base.astype(np.int64)
+        return base + self._offset if self._offset else base
+
+
+class Program:
+    """What instructions are compiled into. ops[i] runs instructions[i].
+
+    slots: see slots.py; shared_static, local_bytes: bytes of a CTA's static shared and a lane's local memory;
+    parameters: offset of each kernel parameter; unassigned: registers that may be read before they are written.
+    """
+
+    def __init__(self, module: Module, function: Function, target: Target) -> None:
+        self.module, self.target = module, target
+        self.name = function.name
+        self.function = inline(module, function)
+        self.instructions = self.function.instructions
+        self.lines = module.lines
+        self.slots: list[Slot] = []
+        self._slots: dict[Any, int] = {}
+        self._layout()
+        self.handlers = [self._handler(ins) for ins in self.instructions]
+        self.unassigned = unassigned(self.function, self.handlers)
+        self.ops: list[Op] = [self._op(ins, handler) for ins, handler in zip(self.instructions, self.handlers, strict=True)]
+        self.tails: dict[int, list[Op]] = {}
+
+    # What builders call.
+
+    def source(self, ins: Instruction, operand: int | Operand, kind: Kind) -> int:
+        """The slot of an operand (or of the operand of that index) that is read as a type.
+
+        Of a wider register it is the low part; a constant is converted; a variable's name is its address.
+        """
+        if isinstance(operand, int):
+            operand = self.operand(ins, operand)
+        dtype = DTYPE[kind] if isinstance(kind, str) else kind
+        key = (operand, dtype)
+        slot = self._slots.get(key)
+        if slot is None:
+            slot = self._slots[key] = self._add(self._source(ins, operand, dtype))
+        return slot
+
+    def dest(self, ins: Instruction, operand: int | Operand, kind: Kind) -> int:
+        """The slot of a register that is written. A wider register is written whole: values get extended."""
+        if isinstance(operand, int):
+            operand = self.operand(ins, operand)
+        if isinstance(operand, Sink):
+            return self.scratch(kind)
+        if not isinstance(operand, Reg) or operand.name not in self.function.registers:
+            raise ins.error(f"{operand} is no register that can be written")
+        dtype = DTYPE[kind] if isinstance(kind, str) else kind
+        own = DTYPE[self.function.registers[operand.name]]
+        if own.itemsize > dtype.itemsize and dtype.kind in "iu":
+            dtype = np.dtype(f"{dtype.kind}{own.itemsize}")
+        if own.itemsize != dtype.itemsize or (own.kind == "b") != (dtype.kind == "b"):
+            raise ins.error(f"{operand} is .{self.function.registers[operand.name]}, not {dtype}")
+        return self.source(ins, operand, dtype)
+
+    def scratch(self, kind: Kind) -> int:
+        """A slot that nobody reads: where `_` goes."""
+        dtype = DTYPE[kind] if isinstance(kind, str) else kind
+        key = ("scratch", dtype)
+        if key not in self._slots:
+            name = f"_{dtype}"
+            self._slots[key] = self._add(_Scratch(name, dtype))
+        return self._slots[key]
+
+    def sources(self, ins: Instruction, operand: int | Operand, kind: Kind, count: int | None = None) -> list[int]:
+        """The slots of a vector's items (of a single operand: one)."""
+        return [self.source(ins, item, kind) for item in self.items(ins, operand, count)]
+
+    def dests(self, ins: Instruction, operand: int | Operand, kind: Kind, count: int | None = None) -> list[int]:
+        """As `sources`, for results."""
+        return [self.dest(ins, item, kind) for item in self.items(ins, operand, count)]
+
+    def items(self, ins: Instruction, operand: int | Operand, count: int | None = None) -> tuple[Operand, ...]:
+        """The items of a vector, checked to be `count`; a single operand is a vector of one."""
+        if isinstance(operand, int):
+            operand = self.operand(ins, operand)
+        items = operand.items if isinstance(operand, Vector) else (operand,)
+        if count is not None and len(items) != count:
+            raise ins.error(f"{count} registers are needed, {len(items)} given")
+        return items
+
+    def address(self, ins: Instruction, operand: int | Operand) -> Address:
+        """The address of [base + offset], or of a bare register or variable."""
+        if isinstance(operand, int):
+            operand = self.operand(ins, operand)
+        if isinstance(operand, (Reg, Symbol)):
+            operand = Addr(operand)
+        if not isinstance(operand, Addr):
+            raise ins.error(f"{operand} is no address")
+        base = operand.base
+        narrow = isinstance(base, Reg) and DTYPE[self.function.registers.get(base.name, "u32")].itemsize == 4
+        return Address(self.source(ins, base, "u32" if narrow else "s64"), operand.offset, not narrow)
+
+    def operand(self, ins: Instruction, index: int) -> Operand:
+        """Raises PtxError where the instruction has too few operands."""
+        if not -len(ins.operands) <= index < len(ins.operands):
+            raise ins.error(f"operand {index + 1 if index >= 0 else index} is missing")
+        return ins.operands[index]
+
+    def count(self, ins: Instruction, low: int, high: int | None = None) -> None:
+        """Check the number of operands."""
+        if not low <= len(ins.operands) <= (low if high is None else high):
+            raise ins.error(f"{low if high is None else f'{low} to {high}'} operands are needed, {len(ins.operands)} given")
+
+    def constant(self, ins: Instruction, operand: int | Operand) -> int:
+        """The value of an operand that has to be an integer constant."""
+        if isinstance(operand, int):
+            operand = self.operand(ins, operand)
+        if not isinstance(operand, Imm) or not isinstance(operand.value, int):
+            raise ins.error(f"{operand} has to be a constant")
+        return operand.value
+
+    def variable(self, name: str) -> Variable | None:
+        """A variable of this kernel or of the module; a kernel parameter too."""
+        return self._variables.get(name)
+
+    def kind(self, operand: Operand) -> str:
+        """The declared type of a register ("" for anything else)."""
+        return self.function.registers.get(operand.name, "") if isinstance(operand, Reg) else ""
+
+    # Building.
+
+    def _handler(self, ins: Instruction) -> Handler:
+        handler = instructions.find(ins.opcode)
+        if handler is None:
+            raise ins.error(f"the emulator does not know the instruction {ins.opcode}")
+        return handler
+
+    def _op(self, ins: Instruction, handler: Handler) -> Op:
+        try:
+            op = handler.build(ins, self)
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            if isinstance(error, PtxError):
+                raise
+            raise ins.error(f"not a form that the emulator knows ({error})") from error
+        aligned = handler.aligned(ins) if callable(handler.aligned) else handler.aligned
+        if aligned or handler.mask is not None:
+            mask = None if handler.mask is None else self.source(ins, handler.mask, "u32")
+            op = converged(op, ins, mask)
+        if self.unassigned:
+            op = checked(op, ins, handler, self)
+        if ins.guard is not None and not handler.guarded:
+            op = guarded(op, ins, self.source(ins, ins.guard, "pred"))
+        return op
+
+    def _source(self, ins: Instruction, operand: Operand, dtype: np.dtype[Any]) -> Slot:
+        if isinstance(operand, Reg):
+            return self._register(ins, operand.name, dtype)
+        if isinstance(operand, Imm):
+            return ConstantSlot(constant(operand, dtype))
+        if isinstance(operand, Symbol) and operand.name in self._variables:
+            return AddressSlot(operand, dtype)
+        raise ins.error(f"{operand} cannot be read here")
+
+    def _register(self, ins: Instruction, name: str, dtype: np.dtype[Any]) -> Slot:
+        kind = self.function.registers.get(name)
+        if kind is None:
+            if name not in SPECIAL:
+                raise ins.error(f"{name} is no register")
+            return SpecialSlot(name, dtype)
+        own = DTYPE[kind]
+        if own.itemsize < dtype.itemsize or (own.kind == "b") != (dtype.kind == "b"):
+            raise ins.error(f"{name} is .{kind}, too narrow or of another kind than {dtype}")
+        return RegisterSlot(name, kind, dtype)
+
+    def _add(self, slot: Slot) -> int:
+        self.slots.append(slot)
+        return len(self.slots) - 1
+
+    def _layout(self) -> None:
+        """Where parameters, shared and local variables lie."""
+        self.parameters: dict[str, int] = {}
+        self._variables: dict[str, Variable] = dict(self.module.variables)
+        self._variables |= self.function.variables
+        at = 0
+        for each in self.function.params:
+            at = -(-at // each.align) * each.align
+            self.parameters[each.name] = at
+            self._variables[each.name] = each
+            at += each.nbytes
+        self.parameter_bytes = at
+        self.offsets: dict[str, int] = {}
+        own = set(self.function.variables)
+        everything = [v for name, v in self._variables.items() if name in own or name in self.module.variables]
+        self.shared_static = self._place(everything, "shared", SHARED_START) - SHARED_START
+        self.local_bytes = self._place(everything, "local", LOCAL_START, "param") - LOCAL_START
+        self._place_dynamic(everything)
+
+    def _place(self, variables: list[Variable], *spaces_and_start: Any) -> int:
+        start = next(x for x in spaces_and_start if isinstance(x, int))
+        at: int = start
+        for each in variables:
+            if each.space in spaces_and_start and each.count:
+                at = -(-at // each.align) * each.align
+                self.offsets[each.name] = at
+                at += each.nbytes
+        return at
+
+    def _place_dynamic(self, variables: list[Variable]) -> None:
+        dynamic = [v for v in variables if v.space == "shared" and not v.count]
+        align = max((v.align for v in dynamic), default=1)
+        start = -(-(SHARED_START + self.shared_static) // align) * align
+        self.dynamic_start = start - SHARED_START
+        for each in dynamic:
+            self.offsets[each.name] = start
+
+
+class _Scratch:
+    def __init__(self, name: str, dtype: np.dtype[Any]) -> None:
+        self._name, self._dtype = name, dtype
+
+    def array(self, run: Any, raw: dict[str, Array]) -> Array:
+        return np.zeros(run.total, self._dtype)
+
+
+def constant(number: Imm, dtype: np.dtype[Any]) -> Array:
+    """[1] of a dtype: integers wrap, floating-point constants in an integer register are their bits."""
+    value = number.value
+    if dtype.kind == "b":
+        return np.array([bool(value)])
+    if dtype.kind == "f" and dtype.itemsize == 2 and isinstance(value, int):
+        return np.array([value & 0xFFFF], np.uint16).view(dtype)
+    if dtype.kind == "f":
+        return np.array([value], np.float64).astype(dtype)
+    if isinstance(value, float):
+        kept = np.float32 if dtype.itemsize == 4 else np.float64
+        return np.array([value], kept).view(f"u{np.dtype(kept).itemsize}").astype(dtype)
+    bits = 8 * dtype.itemsize
+    if bits > 64:
+        wide = value & ((1 << 128) - 1)
+        return np.array([(wide & (1 << 64) - 1, wide >> 64)], dtype)
+    return np.array([value & ((1 << bits) - 1)], f"u{dtype.itemsize}").view(dtype)
+
+
+def results(ins: Instruction, handler: Handler) -> list[str]:
+    """Names of the registers that an instruction writes."""
+    names: list[str] = []
+    for operand in ins.operands[: handler.writes]:
+        each: tuple[Operand, ...] = operand.items if isinstance(operand, Vector) else (operand,)
+        for item in each:
+            for part in (item.first, item.second) if isinstance(item, Pair) else (item,):
+                if isinstance(part, Reg):
+                    names.append(part.name)
+    return names
+
+
+def load(text: str, entry: str | None, target: str) -> Program:
+    """Parse, choose the entry (None: the only one), build. Raises PtxError; ValueError for an unknown target."""
+    return build(parse(text), entry, target)
+
+
+def build(module: Module, entry: str | None, target: str) -> Program:
+    """As `load`, from a parsed module."""
+    known = TARGETS.get(target)
+    if known is None:
+        raise ValueError(f"target {target!r}: known are {', '.join(TARGETS)}")
+    wanted = TARGETS.get(module.target)
+    if wanted is not None and not known.runs(wanted):
+        raise PtxError(f"the text is for .target {module.target}, the device is {target}", _line_of(module, ".target"))
+    if entry is None and len(module.entries) != 1:
+        raise PtxError(f"name one of the entries: {', '.join(module.entries) or 'there is none'}")
+    function = module.entries.get(entry) if entry is not None else next(iter(module.entries.values()))
+    if function is None:
+        raise PtxError(f"the text has no entry {entry}; it has {', '.join(module.entries) or 'none'}")
+    return Program(module, function, known)
+
+
+def _line_of(module: Module, word: str) -> int:
+    return next((number for number, line in enumerate(module.lines, 1) if word in line), 0)
+
+
+Builder = Callable[[Instruction, Program], Op]

@@ -1,0 +1,82 @@
+"""Slots: everything an instruction reads or writes by name, as arrays of one dtype."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hal_nvidia_ptx.emulator.syntax import DTYPE, Symbol
+
+if TYPE_CHECKING:
+    from hal_nvidia_ptx.emulator.machine import Run
+
+Array: TypeAlias = NDArray[Any]
+
+
+class Slot(Protocol):
+    def array(self, run: Run, raw: dict[str, Array]) -> Array:
+        """The array for a batch: of all its lanes, or of one element. `raw` holds the registers' own arrays."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterSlot:
+    """A register seen as dtype; of a wider register its low part."""
+
+    name: str
+    kind: str
+    dtype: np.dtype[Any]
+
+    def array(self, run: Run, raw: dict[str, Array]) -> Array:
+        own = raw.get(self.name)
+        if own is None:
+            own = raw[self.name] = np.zeros(run.total, DTYPE[self.kind])
+        if own.dtype == self.dtype:
+            return own
+        view = own.view(self.dtype)
+        return view if len(view) == len(own) else view[:: len(view) // len(own)]
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantSlot:
+    """One value."""
+
+    value: Array
+
+    def array(self, run: Run, raw: dict[str, Array]) -> Array:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialSlot:
+    """A special register: constant while a batch runs."""
+
+    name: str
+    dtype: np.dtype[Any]
+
+    def array(self, run: Run, raw: dict[str, Array]) -> Array:
+        return run.special(self.name).astype(self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterSlot:
+    """Bytes of the kernel's parameters."""
+
+    offset: int
+    dtype: np.dtype[Any]
+
+    def array(self, run: Run, raw: dict[str, Array]) -> Array:
+        return run.parameters[self.offset : self.offset + self.dtype.itemsize].view(self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class AddressSlot:
+    """The address of a variable in its own space, known when the kernel is launched."""
+
+    symbol: Symbol
+    dtype: np.dtype[Any]
+
+    def array(self, run: Run, raw: dict[str, Array]) -> Array:
+        return np.array([run.address_of(self.symbol.name) + self.symbol.offset], np.int64).astype(self.dtype)

@@ -1,0 +1,393 @@
+"""PTX text -> Module.
+
+One pass: a regular expression finds the next statement; instructions (nearly all of them) are handled at once,
+directives by a method each. Names that braces scope are made unique, so nothing behind this file knows of scopes.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Sequence
+
+from hal_nvidia_ptx.emulator.operands import Scope, constant, parse_operand, split
+from hal_nvidia_ptx.emulator.syntax import (
+    DTYPE,
+    WIDTH,
+    Addr,
+    Function,
+    Imm,
+    Instruction,
+    Module,
+    Operand,
+    PtxError,
+    Reg,
+    Symbol,
+    Variable,
+)
+
+_COMMENT = re.compile(r'"[^"\n]*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
+_STATEMENT = re.compile(
+    r"\s*(?:([A-Za-z_$%][\w$]*)\s*:(?!:)"  # 1 label
+    r"|(?:@\s*(!?)\s*([\w$%.]+)\s+)?([a-z][\w.:]*)\s*([^;{}]*(?:\{[^{}]*\}[^;{}]*)*);"  # 2 3 guard, 4 opcode, 5 operands
+    r"|([{}])|\.(\w+)|;)"  # 6 brace, 7 directive
+)
+_DECLARATION = re.compile(r"[^;={]*(=\s*)?")
+_HEAD = re.compile(r"\s*(\([^()]*\))?\s*([\w$%]+)\s*(\([^()]*\))?")
+_LINKAGE = frozenset(("visible", "extern", "weak", "common"))
+_SPACES = frozenset(("reg", "shared", "local", "global", "const", "param"))
+_TUNING = frozenset(
+    "maxntid reqntid minnctapersm maxnreg maxnctapersm reqnctapercluster explicitcluster maxclusterrank noreturn"
+    " blocksareclusters pragma".split()
+)
+_TO_LINE_END = frozenset(("loc", "file", "address_size", "target", "version"))
+BRANCHES = frozenset(("bra", "brx", "call"))
+
+
+def parse(text: str) -> Module:
+    """A Module. Raises PtxError, which names the line, for what is no PTX."""
+    return _Parser(text).module()
+
+
+def strip_comments(text: str) -> str:
+    """The text with comments as blanks; line ends stay."""
+    return _COMMENT.sub(lambda m: m[0] if m[0][0] == '"' else re.sub(r"[^\n]", " ", m[0]), text)
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self.text = strip_comments(text)
+        self.lines = text.splitlines()
+        self.result = Module((0, 0), "", self.lines)
+        self.pos = 0
+        self.line, self._counted = 1, 0
+        self.function: Function | None = None
+        self.scope = self.top = Scope(0)
+        self.scopes = 0
+        self.jumps: list[tuple[Instruction, Scope]] = []
+
+    def module(self) -> Module:
+        text, match, end = self.text, _STATEMENT.match, len(self.text.rstrip())
+        while self.pos < end:
+            found = match(text, self.pos)
+            if found is None:
+                self.fail("this is no PTX statement", self.pos)
+            assert found is not None
+            kind = found.lastindex
+            self.pos = found.end()
+            if kind == 5:
+                self._instruction(found)
+            elif kind == 1:
+                self._label(found[1], found.start(1))
+            elif kind == 6:
+                self._brace(found[6], found.start(6))
+            elif kind == 7:
+                self._directive(found[7], found.start(7))
+        if self.function is not None:
+            self.fail(f"the body of {self.function.name} has no end", end)
+        if not self.result.version[0]:
+            raise PtxError("the text has no .version", 1, self.lines[0] if self.lines else "")
+        return self.result
+
+    def at(self, position: int) -> int:
+        """The line of a position; positions have to come in order."""
+        self.line += self.text.count("\n", self._counted, position)
+        self._counted = position
+        return self.line
+
+    def fail(self, message: str, position: int) -> None:
+        line = self.text.count("\n", 0, self._skip(position)) + 1
+        raise PtxError(message, line, self.lines[line - 1] if line <= len(self.lines) else "")
+
+    def _skip(self, position: int) -> int:
+        while position < len(self.text) and self.text[position].isspace():
+            position += 1
+        return position
+
+    def _instruction(self, found: re.Match[str]) -> None:
+        function = self.function
+        start = found.start(4)
+        if function is None:
+            self.fail("an instruction outside of a function", start)
+            return
+        line = self.at(start)
+        opcode, arguments = found[4], found[5]
+        scope = self.scope
+        known = scope.known
+        try:
+            operands = tuple(
+                [known[part] if part in known else parse_operand(part, scope) for part in split(arguments.strip())]
+            )
+            guard = parse_operand(found[3], scope) if found[3] else None
+        except PtxError as error:
+            message = str(error).partition("\n")[0]
+            raise PtxError(message, line, self.lines[line - 1]) from None
+        if guard is not None and not isinstance(guard, Reg):
+            raise PtxError(f"@{found[3]}: the guard is no register", line, self.lines[line - 1])
+        words = found[0].strip()
+        instruction = Instruction(
+            opcode, operands, line, " ".join(words.split()), guard, found[2] == "!", len(function.instructions)
+        )
+        function.instructions.append(instruction)
+        if opcode[:2] == "br" or opcode[:4] == "call":
+            self.jumps.append((instruction, scope))
+
+    def _label(self, name: str, position: int) -> None:
+        function = self.function
+        if function is None:
+            self.fail(f"label {name} outside of a function", position)
+            return
+        if name in self.scope.labels:
+            self.fail(f"label {name} is defined twice", position)
+        unique = name if name not in function.labels else f"{name}@{self.scope.number}"
+        self.scope.labels[name] = unique
+        table = re.compile(r"\s*\.(branchtargets|calltargets|callprototype)\b([^;]*);").match(self.text, self.pos)
+        if table is not None:
+            function.tables[unique] = tuple(split(table[2].strip()))
+            self.pos = table.end()
+        else:
+            function.labels[unique] = len(function.instructions)
+
+    def _brace(self, brace: str, position: int) -> None:
+        if self.function is None:
+            self.fail("a brace outside of a function", position)
+        if brace == "{":
+            self._open()
+        else:
+            assert self.scope.parent is not None
+            self.scope = self.scope.parent
+            if self.scope is self.top:
+                self._close_function()
+
+    def _open(self) -> None:
+        self.scopes += 1
+        self.scope = Scope(self.scopes, self.scope)
+
+    def _close_function(self) -> None:
+        function = self.function
+        assert function is not None
+        for instruction, scope in self.jumps:
+            instruction.operands = tuple(self._target(each, scope) for each in instruction.operands)
+            first = instruction.operands[0] if instruction.operands else None
+            if instruction.opcode.startswith("bra") and not (isinstance(first, Symbol) and first.name in function.labels):
+                raise PtxError(f"{first} is no label here", instruction.line, instruction.text)
+        self.jumps = []
+        self.function = None
+
+    @staticmethod
+    def _target(operand: Operand, scope: Scope) -> Operand:
+        label = scope.label(operand.name) if isinstance(operand, Symbol) else None
+        return operand if label is None else Symbol(label)
+
+    def _directive(self, name: str, position: int) -> None:
+        if name in _SPACES:
+            self._declare(name, position)
+        elif name == "entry" or name == "func":
+            self._function(name == "entry", position)
+        elif name == "version" or name == "target":
+            self._word(name, position)
+        elif name in _TO_LINE_END:
+            self.pos = self._line_end()
+        elif name in _LINKAGE:
+            pass
+        elif name == "section":
+            self.pos = self.text.index("}", self.pos) + 1
+        elif name == "pragma" or name == "alias":
+            self.pos = self.text.index(";", self.pos) + 1
+        else:
+            self.fail(f"unknown directive .{name}", position)
+
+    def _line_end(self) -> int:
+        end = self.text.find("\n", self.pos)
+        return len(self.text) if end < 0 else end
+
+    def _word(self, name: str, position: int) -> None:
+        found = re.compile(r"\s*([\w.]+)(?:\s*,\s*\w+)*").match(self.text, self.pos)
+        if found is None:
+            self.fail(f".{name} of what?", position)
+            return
+        self.pos = found.end()
+        if name == "target":
+            self.result.target = found[1]
+        else:
+            major, _, minor = found[1].partition(".")
+            self.result.version = (int(major), int(minor or 0))
+
+    def _function(self, entry: bool, position: int) -> None:
+        found = _HEAD.match(self.text, self.pos)
+        if found is None or found[2] is None:
+            self.fail("a function without a name", position)
+            return
+        line = self.at(position)
+        self.pos = found.end()
+        function = Function(found[2], line, entry)
+        self.scope = self.top
+        body_scope = Scope(0, self.top)
+        for group, into in ((found[1], function.results), (found[3], function.params)):
+            for text in split_parameters(group[1:-1]) if group else []:
+                into.append(self._parameter(text, body_scope, function, line))
+        self._tuning(function)
+        after = self._skip(self.pos)
+        if self.text[after : after + 1] == ";":
+            self.pos = after + 1
+            return
+        if self.text[after : after + 1] != "{":
+            self.fail(f"expected the body of {function.name}", after)
+        self.pos = after + 1
+        self.function = function
+        (self.result.entries if entry else self.result.functions)[function.name] = function
+        self.scopes += 1
+        body_scope.number = self.scopes
+        self.scope = body_scope
+
+    def _tuning(self, function: Function) -> None:
+        pattern = re.compile(r"\s*\.(\w+)([^.;{}]*)")
+        while (found := pattern.match(self.text, self.pos)) is not None:
+            if found[1] not in _TUNING:
+                self.fail(f"unknown directive .{found[1]} of {function.name}", found.start(1))
+            numbers = tuple(int(number) for number in re.findall(r"\d+", found[2]))
+            function.directives[found[1]] = numbers
+            self.pos = found.end()
+
+    def _parameter(self, text: str, scope: Scope, function: Function, line: int) -> Variable:
+        words = re.sub(r"\.ptr\b(\s*\.(global|shared|const|local|param)\b)?(\s*\.align\s+\d+)?", " ", text)
+        space, kind, align, rest = self._head(words, line)
+        name, count, array = _array(rest.strip())
+        if space == "reg":
+            scope.names[name] = name
+            function.registers[name] = kind
+        variable = Variable(name, "param", kind, max(count, 1), max(align, WIDTH[kind]), line, array)
+        if space != "reg":
+            scope.variables[name] = variable
+        return variable
+
+    def _head(self, text: str, line: int) -> tuple[str, str, int, str]:
+        """(space, type, alignment, the rest) of `.shared .align 16 .b8 name[64]`."""
+        space, kind, align, vector = "", "", 0, 1
+        rest = text
+        while found := re.match(r"\s*\.(\w+)(?:::\w+)?\s*(\([^)]*\))?", rest):
+            word = found[1]
+            rest = rest[found.end() :]
+            if word == "align":
+                number = re.match(r"\s*(\d+)", rest)
+                if number is None:
+                    raise PtxError(".align of what?", line, self.lines[line - 1])
+                align, rest = int(number[1]), rest[number.end() :]
+            elif word in _SPACES:
+                space = word
+            elif word in DTYPE:
+                kind = word
+            elif word in ("v2", "v4"):
+                vector = int(word[1])
+            elif word not in _LINKAGE and word not in ("attribute", "unified"):
+                raise PtxError(f".{word} in a declaration", line, self.lines[line - 1])
+        if not kind:
+            raise PtxError("a declaration without a type", line, self.lines[line - 1])
+        if vector > 1:
+            raise PtxError("variables of vector type are not supported", line, self.lines[line - 1])
+        return space, kind, align, rest
+
+    def _declare(self, space: str, position: int) -> None:
+        line = self.at(position)
+        found = _DECLARATION.match(self.text, self.pos)
+        assert found is not None
+        head = found[0][: -len(found[1])] if found[1] else found[0]
+        self.pos = found.end()
+        initial = ""
+        if found[1]:
+            end = self.text.find(";", self.pos)
+            initial = self.text[self.pos : end]
+            self.pos = end
+        if self.text[self.pos : self.pos + 1] != ";":
+            self.fail(f"the .{space} declaration does not end in a semicolon", self.pos)
+        self.pos += 1
+        _, kind, align, names = self._head(f".{space} {head}", line)
+        for name in split(names.strip()):
+            if space == "reg":
+                self._register(name, kind, position)
+            else:
+                self._variable(space, name, kind, align, initial, line)
+
+    def _register(self, name: str, kind: str, position: int) -> None:
+        function, scope = self.function, self.scope
+        if function is None:
+            self.fail("a register outside of a function", position)
+            return
+        many = re.fullmatch(r"([%\w$]+?)<(\d+)>", name)
+        taken = function.registers
+        if many is None:
+            unique = name if name not in taken else f"{name}@{scope.number}"
+            scope.names[name] = unique
+            taken[unique] = kind
+            return
+        prefix = many[1]
+        if f"{prefix}0" in taken or f"{prefix}1" in taken:
+            prefix = f"{prefix}@{scope.number}."
+        scope.ranges[many[1]] = (int(many[2]), prefix)
+        for number in range(int(many[2])):
+            taken[f"{prefix}{number}"] = kind
+
+    def _variable(self, space: str, text: str, kind: str, align: int, initial: str, line: int) -> None:
+        name, count, array = _array(text)
+        function = self.function
+        table = self.result.variables if function is None else function.variables
+        unique = name if name not in table else f"{name}@{self.scope.number}"
+        data, relocations = self._initial(initial, kind, line) if initial else (None, ())
+        if data is not None:
+            count = max(count, len(data) // WIDTH[kind])
+            data = data.ljust(count * WIDTH[kind], b"\0")
+        elif space in ("global", "const"):
+            data = bytes(count * WIDTH[kind])
+        aligned = align or WIDTH[kind]
+        variable = Variable(unique, space, kind, count, aligned, line, array, data, relocations)
+        table[unique] = variable
+        self.scope.variables[name] = variable
+        self.scope.known.pop(name, None)
+
+    def _initial(self, text: str, kind: str, line: int) -> tuple[bytes, tuple[tuple[int, Symbol], ...]]:
+        """Bytes of `{1, 2, {3}}` or `5`, and where addresses of symbols have to be put in."""
+        data = bytearray()
+        relocations = []
+        for word in re.findall(r"generic\([^)]*\)|[^{},\s]+", text):
+            number = constant(word)
+            if number is not None:
+                data += encode(number, kind)
+                continue
+            name = re.fullmatch(r"(?:generic\()?([\w$%]+)(?:\s*\+\s*(\d+))?\)?", word)
+            if name is None:
+                raise PtxError(f"{word!r} is no initial value", line, self.lines[line - 1])
+            relocations.append((len(data), Symbol(name[1], int(name[2] or 0))))
+            data += bytes(WIDTH[kind])
+        return bytes(data), tuple(relocations)
+
+
+def split_parameters(text: str) -> list[str]:
+    return [part for part in text.split(",") if part.strip()]
+
+
+def _array(text: str) -> tuple[str, int, bool]:
+    """(name, elements, whether it is an array) of `name`, `name[4][2]` or `name[]`."""
+    name, bracket, rest = text.partition("[")
+    count = 1
+    if bracket:
+        for size in re.findall(r"[^\[\]]+", rest) or ["0"]:
+            number = constant(size.strip())
+            count *= int(number.value) if number is not None else 0
+    return name.strip(), count, bool(bracket)
+
+
+def encode(number: Imm, kind: str) -> bytes:
+    """The bytes of a constant as an element of a PTX type."""
+    size = WIDTH[kind]
+    if kind in ("f32", "f64"):
+        value = float(number.value)
+        if number.bits == 0 and isinstance(number.value, int) and number.value:
+            value = float(number.value)
+        return struct.pack("<f" if kind == "f32" else "<d", value)
+    if number.bits:
+        form = "<I" if size == 4 else "<Q"
+        return struct.pack(form, *struct.unpack(form, struct.pack("<f" if size == 4 else "<d", number.value)))
+    return (int(number.value) & ((1 << 8 * size) - 1)).to_bytes(size, "little")
+
+
+__all__ = ["parse", "strip_comments", "encode", "Addr", "Sequence"]
