@@ -1,0 +1,300 @@
+"""One operand's way from global to shared memory, block of k by block of k.
+
+A thread copies the same pieces of every block: a piece lies on a line of the tile (a row of a, say, or all rows of one
+k), neighbouring lanes copy neighbouring pieces, then come further lines. What lies past the end of the rows or columns
+is read from the last one, and its results are never stored. What lies past the end of k has to be zero in both
+operands: an infinity times a padding of something else would be NaN. Only the last block of k has such an end, so it is
+copied *first*, before the main loop, which then copies whole blocks without a look at k.
+
+Two kinds: AsyncCopies by cp.async (sm_80; pieces of 16, 8 or 4 bytes), StagedCopies through registers (every target;
+down to single elements), whose loads go out a whole block before they are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hal_nvidia_ptx.kernels.fragments import CHUNK, Shared, swizzled_offset
+from hal_nvidia_ptx.ptx import Entry, Register, at
+
+Emit = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Who copies what of a tile: `width` bytes at a time are read, `piece` bytes written; `size` is an element's."""
+
+    tile: Shared
+    threads: int
+    size: int
+    along_k: bool
+    width: int
+    piece: int
+
+    @property
+    def across(self) -> int:
+        """Threads side by side on a line."""
+        return min(self.tile.pitch // self.piece, self.threads)
+
+    @property
+    def lines(self) -> int:
+        """Lines of one pass."""
+        return self.threads // self.across
+
+    @property
+    def passes(self) -> int:
+        """Pieces that a thread copies."""
+        return max(self.tile.lines // self.lines, 1)
+
+    @property
+    def idle(self) -> bool:
+        """Whether some threads have nothing to copy."""
+        return self.lines > self.tile.lines
+
+
+class Copies:
+    """The addresses, which both kinds share. `at` is that of this thread's first piece in the next block."""
+
+    def __init__(self, k: Entry, role: str, walk: Walk) -> None:
+        self.k, self.role, self.walk = k, role, walk
+        self.works: Register | None = None
+        self.offsets: list[Register] = []
+        self._turned: dict[int, Register] = {}
+
+    def start(
+        self, shared: Register, thread: Register, base: Register, pitch: Register, first: Register, extent: Register
+    ) -> None:
+        """shared: the tile of stage 0; base: the matrix; pitch: bytes from line to line (s64); first: the tile's first
+        row or column, of `extent` that there are."""
+        k, walk, name = self.k, self.walk, self.role
+        what = ("rows" if name == "a" else "columns") if walk.along_k else "k"
+        k.section(
+            f"Copies of {name}: {walk.across} threads of {walk.piece} bytes on a line, {walk.lines} lines of {what} at "
+            f"once, {walk.passes} times."
+        )
+        mask = walk.across - 1
+        piece = k.let("s32", f"{name}_piece", "and.b32", thread, mask)
+        self.line = k.let("s32", f"{name}_line", "shr.u32", thread, mask.bit_length())
+        if walk.idle:
+            self.works = k.let(
+                "pred", f"{name}_works", "setp.lt.s32", self.line, walk.tile.lines, note="the others copy nothing"
+            )
+        self._to_shared(shared, piece)
+        places = self._rows if walk.along_k else self._columns
+        lines = places(base, pitch, first, extent, piece)
+        units = pitch
+        if walk.width > 1:
+            units = k.let("s64", f"{name}_pitch_units", "shr.s64", pitch, walk.width.bit_length() - 1)
+        units = k.let("s32", f"{name}_units", "cvt.s32.s64", units, note=f"from line to line, in {walk.width} bytes")
+        for i, line in enumerate(lines):
+            self.offsets.append(k.let("s32", f"{name}_offset_{i}", "mul.lo.s32", line, units))
+        self.at = k.reg("s64", f"{name}_next")
+
+    def _to_shared(self, shared: Register, piece: Register) -> None:
+        k, walk, name = self.k, self.walk, self.role
+        per_chunk = CHUNK // walk.piece
+        chunk = piece
+        if per_chunk > 1:
+            chunk = k.let("s32", f"{name}_chunk", "shr.u32", piece, per_chunk.bit_length() - 1)
+        to = swizzled_offset(k, name, walk.tile, self.line, chunk)
+        if per_chunk > 1:
+            part = k.let("s32", f"{name}_part", "and.b32", piece, per_chunk - 1)
+            k("mad.lo.s32", to, part, walk.piece, to)
+        self.to = k.let("s32", f"{name}_to", "add.s32", to, shared, note="where its first piece goes, in stage 0")
+
+    def _rows(
+        self, base: Register, pitch: Register, first: Register, extent: Register, piece: Register
+    ) -> list[Register]:
+        """Lines are rows of a (columns of b), the last one where there is none."""
+        k, walk, name = self.k, self.walk, self.role
+        first64 = k.let("s64", f"{name}_first", "cvt.s64.s32", first)
+        matrix = k.let("s64", f"{name}_base", "mad.lo.s64", first64, pitch, base)
+        self.base = k.let("s64", f"{name}_base", "mad.wide.s32", piece, walk.piece, matrix)
+        self.of_k = k.let("s32", f"{name}_k", "mul.lo.s32", piece, walk.piece // walk.size, note="k of its pieces")
+        last = k.let("s32", f"{name}_last", "sub.s32", extent, first)
+        k("sub.s32", last, last, 1)
+        lines = []
+        for i in range(walk.passes):
+            line = k.let("s32", f"{name}_row", "add.s32", self.line, i * walk.lines) if i else self.line
+            note = "past the end: the last one again" if i == 0 else ""
+            lines.append(k.let("s32", f"{name}_row", "min.s32", line, last, note=note))
+        self.block_bytes: Register | int = walk.tile.pitch
+        return lines
+
+    def _columns(
+        self, base: Register, pitch: Register, first: Register, extent: Register, piece: Register
+    ) -> list[Register]:
+        """Lines are steps of k; the piece is the same in all, the last one where there is none."""
+        k, walk, name = self.k, self.walk, self.role
+        in_piece = walk.piece // walk.size
+        place = k.let("s32", f"{name}_place", "mad.lo.s32", piece, in_piece, first)
+        self.left = k.let("s32", f"{name}_left", "sub.s32", extent, place, note="that there are from its place on")
+        if walk.width == walk.piece:
+            last = k.let("s32", f"{name}_last", "sub.s32", extent, in_piece)
+            k("min.s32", place, place, last, note="past the end: the last one again")
+        self.base = k.let("s64", f"{name}_base", "mad.wide.s32", place, walk.size, base)
+        self.block_bytes = k.let("s64", f"{name}_block", "mul.lo.s64", pitch, walk.tile.lines, note="from block to block")
+        return [
+            k.let("s32", f"{name}_k", "add.s32", self.line, i * walk.lines) if i else self.line
+            for i in range(walk.passes)
+        ]
+
+    def seek(self, block: Register) -> None:
+        """The next block is this one."""
+        k = self.k
+        block64 = k.let("s64", f"{self.role}_block64", "cvt.s64.s32", block)
+        k("mad.lo.s64", self.at, block64, self.block_bytes, self.base)
+
+    def step(self) -> None:
+        """On to the block that follows in memory."""
+        self.k("add.s64", self.at, self.at, self.block_bytes)
+
+    def _inside_k(self, i: int, remaining: Register, within: int = 0) -> Register:
+        """Whether element `within` of piece i lies before the end of k, `remaining` steps after the block's start."""
+        k, walk = self.k, self.walk
+        if walk.along_k:
+            return k.let("pred", f"{self.role}_inside", "setp.gt.s32", remaining, self._sum(self.of_k, within))
+        return k.let("pred", f"{self.role}_inside", "setp.gt.s32", remaining, self._sum(self.line, i * walk.lines))
+
+    def _sum(self, register: Register, constant: int) -> Register:
+        return self.k.let("s32", f"{self.role}_k", "add.s32", register, constant) if constant else register
+
+    def _working(self, when: Register) -> Register:
+        """Threads with something to copy, where `when` holds."""
+        if self.works is None:
+            return when
+        return self.k.let("pred", f"{self.role}_copies", "and.pred", when, self.works)
+
+    def _place(self, i: int) -> tuple[Register, int]:
+        """Where piece i goes in the stage that `_aim` chose: a register and a constant."""
+        walk = self.walk
+        return self._turned[self._turn(i)], i * walk.lines * walk.tile.pitch
+
+    def _turn(self, i: int) -> int:
+        return self.walk.tile.swizzled(i * self.walk.lines) * CHUNK
+
+    def _aim(self, stage: Register) -> None:
+        """Addresses in the stage at this offset, one for each value of the swizzle among the passes."""
+        k = self.k
+        for turn in dict.fromkeys([0, *(self._turn(i) for i in range(self.walk.passes))]):
+            if turn not in self._turned:
+                self._turned[turn] = k.reg("s32", f"{self.role}_into" + (f"_x{turn}" if turn else ""))
+            if turn:
+                k("xor.b32", self._turned[turn], self._turned[0], turn)
+            else:
+                k("add.s32", self._turned[0], self.to, stage)
+
+    def _source(self, i: int) -> Register:
+        return self.k.let("s64", f"{self.role}_from", "mad.wide.s32", self.offsets[i], self.walk.width, self.at)
+
+
+class AsyncCopies(Copies):
+    """cp.async: nothing passes through registers, and zeros can be written instead of what lies past the end of k."""
+
+    def first(self, stage: Register, remaining: Register) -> None:
+        """The block that ends after `remaining` steps of k."""
+        k, width = self.k, self.walk.width
+        self._aim(stage)
+        nbytes = k.reg("s32", f"{self.role}_bytes")
+        for i in range(self.walk.passes):
+            if i == 0 or not self.walk.along_k:
+                k("selp.s32", nbytes, width, 0, self._inside_k(i, remaining), note="the rest is filled with zeros")
+            target, constant = self._place(i)
+            k(self._opcode, at(target, constant), at(self._source(i)), width, nbytes, when=self.works)
+
+    def block(self, stage: Register, when: Register) -> list[Emit]:
+        """A whole block, where `when` holds; the instructions, to be written between others."""
+        k, guard = self.k, [when]
+
+        def begin() -> None:
+            self._aim(stage)
+            guard[0] = self._working(when)
+
+        def copy(i: int) -> Emit:
+            def emit() -> None:
+                target, constant = self._place(i)
+                k(self._opcode, at(target, constant), at(self._source(i)), self.walk.width, when=guard[0])
+
+            return emit
+
+        return [begin, *(copy(i) for i in range(self.walk.passes)), self.step]
+
+    @property
+    def _opcode(self) -> str:
+        return f"cp.async.{'cg' if self.walk.width == CHUNK else 'ca'}.shared.global"
+
+
+class StagedCopies(Copies):
+    """Loads into registers, stores of 16 bytes into shared memory."""
+
+    def __init__(self, k: Entry, role: str, walk: Walk) -> None:
+        super().__init__(k, role, walk)
+        self._type = {1: "b32", 2: "b16"}.get(walk.width, "b32")
+        each = CHUNK // min(walk.width, 4)
+        flat = k.regs(self._type, f"{role}_staged", each * walk.passes)
+        self._staged = [flat[i : i + each] for i in range(0, len(flat), each)]
+
+    def first(self, remaining: Register) -> None:
+        """The block that ends after `remaining` steps of k: zeros, then what there is."""
+        for piece in self._staged:
+            for register in piece:
+                self.k(f"mov.{self._type}", register, 0)
+        for i in range(self.walk.passes):
+            for j in range(CHUNK // self.walk.width):
+                if j == 0 or self.walk.along_k:
+                    inside = self._working(self._inside_k(i, remaining, j * self.walk.width // self.walk.size))
+                self._load(i, j, inside)
+
+    def block(self, when: Register) -> list[Emit]:
+        """A whole block, where `when` holds."""
+        guard = [when]
+
+        def begin() -> None:
+            guard[0] = self._working(when)
+
+        def load(i: int) -> Emit:
+            return lambda: [self._load(i, j, guard[0]) for j in range(CHUNK // self.walk.width)] and None
+
+        return [begin, *(load(i) for i in range(self.walk.passes)), self.step]
+
+    def _load(self, i: int, j: int, when: Register) -> None:
+        """Part j of piece i."""
+        k, width, walk = self.k, self.walk.width, self.walk
+        if j == 0:
+            self._from = self._source(i)
+        if not walk.along_k and width < walk.piece:
+            there = k.reg("pred", f"{self.role}_there")
+            k("setp.gt.and.s32", there, self.left, j * width // walk.size, when)
+            when = there
+        registers = self._staged[i]
+        if width >= 4:
+            words = registers[j * width // 4 : (j + 1) * width // 4]
+            vector = f".v{len(words)}" if len(words) > 1 else ""
+            k(f"ld.global.nc{vector}.b32", words if vector else words[0], at(self._from, j * width), when=when)
+        else:
+            k(f"ld.global.nc.{'b16' if width == 2 else 'u8'}", registers[j], at(self._from, j * width), when=when)
+
+    def store(self, stage: Register, when: Register | None) -> None:
+        """What was loaded, to the stage at this offset."""
+        k = self.k
+        self._aim(stage)
+        when = self._working(when) if when is not None else self.works
+        for i, registers in enumerate(self._staged):
+            target, constant = self._place(i)
+            k("st.shared.v4.b32", at(target, constant), self._words(registers), when=when)
+
+    def _words(self, registers: list[Register]) -> list[Register]:
+        """Four words from elements of one or two bytes."""
+        k, name = self.k, f"{self.role}_word"
+        if self.walk.width >= 4:
+            return registers
+        if self.walk.width == 2:
+            return [k.let("b32", name, "mov.b32", registers[i : i + 2]) for i in range(0, 8, 2)]
+        words = []
+        for i in range(0, 16, 4):
+            low, high = (
+                k.let("b32", f"{self.role}_half", "prmt.b32", registers[j], registers[j + 1], "0x0040") for j in (i, i + 2)
+            )
+            words.append(k.let("b32", name, "prmt.b32", low, high, "0x5410"))
+        return words
