@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from hal.device import DeviceInfo
 from hal.kernel import I32, I64, Config, In, Kernel, Launch, Out, Schedule
 from hal.op import Op, OpClass
+from hal.ops import OPERATORS
 from hal.ops.problem import Problem
 from hal_nvidia_ptx.kernels import batch
 from hal_nvidia_ptx.kernels.results import Results
@@ -46,9 +47,9 @@ def configs(op: Op, p: Problem, info: DeviceInfo) -> list[Config]:
     return [Config("axpy", common)] if w_across == 1 else []
 
 
-def schedule(op: Op, op_class: OpClass, p: Problem, config: Config) -> Schedule:
+def schedule(op: Op, p: Problem, config: Config) -> Schedule:
     """One launch."""
-    shape = _Shape.of(op_class, config)
+    shape = _Shape.of(OPERATORS[op.name].classify(op), config)
     many, few = (p.m, p.n) if shape.swap else (p.n, p.m)
     blocks_many, blocks_few = -(-many // shape.lines), -(-few // shape.few)
     results = arguments_of(op, p)
