@@ -49,7 +49,7 @@ REQUIREMENTS: tuple[tuple[str, tuple[int, int], int], ...] = (
     (r"cvt\.[a-z.]*bf16(x2)?\.|cvt\.rna\.tf32|cvt\.rn\.f16x2\.f32", (7, 0), 80),
     (r"cvt\.f32\.bf16", (7, 1), 80),
     (r"(fma|add|sub|mul|min|max)\.[a-z.]*bf16", (7, 0), 80),
-    (r"(min|max)\.(ftz\.)?NaN", (7, 0), 80),
+    (r"(min|max)\.(ftz\.)?(NaN|f16)", (7, 0), 80),
     (r"(min|max)\.(ftz\.)?xorsign", (7, 2), 86),
     (r"(tanh|ex2)\.approx\.(f16|f32)", (7, 0), 75),
     (r"(tanh|ex2)\.approx\.(ftz\.)?bf16", (7, 8), 90),

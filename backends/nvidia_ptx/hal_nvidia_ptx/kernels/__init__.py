@@ -1,0 +1,13 @@
+"""The algorithms: for each operator a module with `configs`, `kernels` and `schedule` (hal/kernel.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hal.kernel import Algorithm
+from hal_nvidia_ptx.kernels import softmax
+
+ALGORITHMS: Mapping[str, Algorithm] = {
+    "softmax": softmax,
+    "log_softmax": softmax,
+}
