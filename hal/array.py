@@ -41,6 +41,18 @@ class Memory:
             self.device.free(self.handle)
 
 
+class Borrowed(Memory):
+    """Memory that somebody else owns; `owner` is kept as long as this."""
+
+    __slots__ = ("owner",)
+
+    def __init__(self, device: Device, address: int, nbytes: int, owner: Any) -> None:
+        self.device, self.handle, self.nbytes, self.owner = device, address, nbytes, owner
+
+    def __del__(self) -> None:
+        """Nothing to give back."""
+
+
 class Array:
     """A device-resident array. Made by hal.asarray, hal.empty and by operators on other Arrays."""
 
@@ -109,12 +121,19 @@ class Array:
         return self.device.info.dlpack_type, self.device.info.number
 
     def __dlpack__(self, *, stream: Any = None, dl_device: Any = None, copy: bool | None = None, **_: Any) -> Any:
-        """A capsule over the memory itself, where that is host memory. Raises BufferError elsewhere."""
+        """A capsule over the memory itself, where others can use it. Raises BufferError elsewhere.
+
+        stream: the consumer's, as DLPack numbers them; -1 where it will wait by itself.
+        """
         check_usable(self.device)
-        if self.device.info.dlpack_type != 1 or dl_device not in (None, (1, 0)) or copy:
+        kind = self.device.info.dlpack_type
+        if kind is None or dl_device not in (None, self.__dlpack_device__()) or copy:
             raise BufferError(f"{self!r} cannot be exported without a copy; use .numpy()")
-        self.device.synchronize()
-        return dlpack.write(self.memory.handle + self.offset, self.spec, self.memory)
+        if stream is None:
+            self.device.synchronize()
+        elif stream != -1:
+            self.device.before(stream)
+        return dlpack.write(self.memory.handle + self.offset, self.spec, self.memory, self.__dlpack_device__())
 
     # ---- views
 

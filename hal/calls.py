@@ -20,6 +20,8 @@ from hal.interop import Kind, kind_of
 from hal.op import Op, TensorSpec
 from hal.ops.operator import Operator, Result
 
+_SHARED = "{}: out shares memory with another operand or result; give it its own"
+
 
 class Call:
     """A prepared call. Subclasses differ in where operands are and how they get to the device."""
@@ -165,6 +167,30 @@ class DeviceCall(Call):
         self.run(inputs, outputs)
 
 
+class ForeignCall(Call):
+    """Others' tensors that live on the device: nothing moves, and the work goes to the stream their owner works on."""
+
+    def run(self, inputs: list[Any], outputs: list[Any]) -> None:
+        kind = self.kind
+        self.plan([kind.operand(x) for x in outputs], [kind.operand(x) for x in inputs], kind.stream(inputs[0]))
+
+    def run_into(self, inputs: list[Any], outputs: list[Any]) -> None:
+        operands = [self.kind.operand(x) for x in (*inputs, *outputs)]
+        spans = [_span(address + offset, spec) for (address, offset), spec in zip(operands, self.specs, strict=True)]
+        for i, (target, spec) in enumerate(list(zip(spans, self.specs, strict=True))[len(inputs) :]):
+            for j, other in enumerate(spans[: len(inputs) + i]):
+                same = i == 0 and j == self._in_place and operands[j] == operands[len(inputs)]
+                if not (same and self.specs[j] == spec) and target[0] < other[1] and other[0] < target[1]:
+                    raise ShapeError(_SHARED.format(self.operator.name))
+        self.run(inputs, outputs)
+
+
+def _span(address: int, spec: TensorSpec) -> tuple[int, int]:
+    """First and one past the last byte of a tensor; the same twice if it has none."""
+    low, high = spec.extent()
+    return address + low * spec.itemsize, address + high * spec.itemsize
+
+
 def _same(a: NDArray[Any], b: NDArray[Any]) -> bool:
     """The very same elements in the same layout: an operation in place."""
     return a.ctypes.data == b.ctypes.data and a.strides == b.strides and a.dtype == b.dtype and a.shape == b.shape
@@ -195,7 +221,7 @@ def check_apart(name: str, in_place: int | None, inputs: Sequence[Array], output
                 continue
             same = i == 0 and j == in_place and target.spec == other.spec and target.offset == other.offset
             if not same and _share(target, other):
-                raise ShapeError(f"{name}: out shares memory with another operand or result; give it its own")
+                raise ShapeError(_SHARED.format(name))
 
 
 def _share(a: Array, b: Array) -> bool:

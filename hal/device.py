@@ -39,7 +39,7 @@ class DeviceInfo:
     memory: int  # bytes
     vendor: str = ""
     priority: int = 0  # the default device is the usable one of highest priority; negative is never the default
-    dlpack_type: int | None = None  # DLPack's device type of tensors that live here
+    dlpack_type: int | None = None  # DLPack's device type of tensors that live here; handles are addresses then
     torch_type: str | None = None  # torch's device type of tensors that live here
     number: int = 0  # DLPack's and torch's number of it among the devices of that type
     props: Mapping[str, Any] = field(
@@ -111,6 +111,14 @@ class Device(ABC):
     def elapsed(self, start: Any, stop: Any) -> float:
         """Seconds between two marks."""
         return float(stop - start)
+
+    def dlpack_stream(self) -> int | None:
+        """What DLPack calls this device's queue: who gives hal a tensor makes it wait for the tensor's data."""
+        return None
+
+    def before(self, stream: Any) -> None:
+        """What is queued here so far happens before what `stream` gets from now on. Default: wait for it."""
+        self.synchronize()
 
     def close(self) -> None:  # noqa: B027 - nothing to give back is a fine default
         """Give everything back. The device is not used afterwards."""

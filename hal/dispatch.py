@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hal import interop
 from hal.array import DEVICE_ALIGNMENT, Array, check_usable, from_host
-from hal.calls import Call, DeviceCall, HostCall, ObservedCall, UploadCall
+from hal.calls import Call, DeviceCall, ForeignCall, HostCall, ObservedCall, UploadCall
 from hal.device import Device
 from hal.dtypes import name_of
 from hal.errors import ArgumentError, DeviceError, DTypeError, HalError, ShapeError, UnsupportedError, WrongResult
@@ -134,11 +134,13 @@ def _prepare(
         for t, r in zip(targets, results, strict=True)
     ]
     home = kind.device(present[operator.roles[0]])
+    _check_homes(operator, targets, kind, home)
     try:
         made: Call
         if home is not None:
             op = operator.build(specs, _fresh_aligned(out_specs, targets), named)
-            made = DeviceCall(operator, op, chosen.prepare(op), chosen, results, kind)
+            way = DeviceCall if isinstance(present[operator.roles[0]], Array) else ForeignCall
+            made = way(operator, op, chosen.prepare(op), chosen, results, kind)
         elif chosen.wrap(0, 0) is not None:
             op = operator.build(specs, out_specs, named)
             made = HostCall(operator, op, chosen.prepare(op), chosen, results, kind)
@@ -150,7 +152,8 @@ def _prepare(
         # A key names hal.Arrays' layouts by id: the Call keeps them, so that no other layout can get that id.
         made.specs = [*specs.values(), *out_specs]
     except UnsupportedError as error:
-        if settings.fallback != "warn" or chosen.name == REFERENCE:
+        foreign = home is not None and not isinstance(present[operator.roles[0]], Array)
+        if settings.fallback != "warn" or chosen.name == REFERENCE or foreign:
             raise
         return _fallback(operator, options, out, chosen, error, home, (specs, out_specs))
     observers = [settings.observer] if settings.observer else []
@@ -220,8 +223,8 @@ def _choose_device(
     if not where:
         asked = device if device is not None else settings.device
         return default_device() if asked is None else open_device(asked)
-    if len(where) > 1:
-        given = ", ".join(f"{role} on {home.name}" for role, home in homes.items() if home)
+    if len(where) > 1 or None in homes.values():
+        given = ", ".join(f"{role} on {home.name if home else 'the host'}" for role, home in homes.items())
         raise DeviceError(f"{operator.name}: all operands have to be on one device; given: {given}; use hal.asarray")
     (home,) = where
     check_usable(home)
@@ -231,6 +234,15 @@ def _choose_device(
             f"move them first: hal.asarray(x, device={device!r})"
         )
     return home
+
+
+def _check_homes(operator: Operator, targets: list[Any], kind: Kind, home: Device | None) -> None:
+    """Raises DeviceError where `out` lives elsewhere than the operands."""
+    for target in targets:
+        there = None if target is None else kind.device(target)
+        if target is not None and there is not home:
+            names = [each.name if each else "the host" for each in (there, home)]
+            raise DeviceError("{}: out is on {}, operands on {}".format(operator.name, *names))
 
 
 def uploaded(spec: TensorSpec) -> TensorSpec:

@@ -50,30 +50,41 @@ _is_valid = _python.PyCapsule_IsValid
 _is_valid.restype, _is_valid.argtypes = ctypes.c_int, [ctypes.py_object, ctypes.c_char_p]
 
 
+def describe(capsule: Any) -> tuple[int, TensorSpec, tuple[int, int]]:
+    """Address of element [0, …, 0], layout, and (device type, device number) of the tensor in a capsule.
+
+    Raises:
+        ArgumentError: no legacy capsule. DTypeError: a dtype hal has not.
+    """
+    if not _is_valid(capsule, _NAME):
+        raise ArgumentError("__dlpack__ gave no legacy 'dltensor' capsule, or one that was consumed already")
+    tensor = ctypes.cast(_get_pointer(capsule, _NAME), ctypes.POINTER(_Managed)).contents.tensor
+    dtype = from_dlpack(tensor.code, tensor.bits, tensor.lanes)
+    shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
+    strides = tuple(tensor.strides[i] for i in range(tensor.ndim)) if tensor.strides else row_major(shape)
+    address = (tensor.data or 0) + tensor.byte_offset
+    align = min(address & -address, 64) or DTYPES[dtype].itemsize
+    return address, TensorSpec(dtype, shape, strides, align), (tensor.device_type, tensor.device_id)
+
+
 def read(capsule: Any) -> NDArray[Any]:
     """A NumPy array over the tensor in a capsule; it keeps the capsule, and so the memory.
 
     Raises:
         ArgumentError: no legacy capsule, or memory that the CPU cannot read. DTypeError: a dtype hal has not.
     """
-    if not _is_valid(capsule, _NAME):
-        raise ArgumentError("__dlpack__ gave no legacy 'dltensor' capsule, or one that was consumed already")
-    tensor = ctypes.cast(_get_pointer(capsule, _NAME), ctypes.POINTER(_Managed)).contents.tensor
-    if tensor.device_type not in HOST_TYPES:
-        raise ArgumentError(f"a DLPack tensor on device type {tensor.device_type} is not in host memory")
-    dtype = from_dlpack(tensor.code, tensor.bits, tensor.lanes)
-    shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
-    strides = tuple(tensor.strides[i] for i in range(tensor.ndim)) if tensor.strides else row_major(shape)
-    spec = TensorSpec(dtype, shape, strides)
+    address, spec, (device_type, _) = describe(capsule)
+    if device_type not in HOST_TYPES:
+        raise ArgumentError(f"a DLPack tensor on device type {device_type} is not in host memory")
     if spec.size == 0:
-        return np.empty(shape, DTYPES[dtype].numpy)
-    array = _over((tensor.data or 0) + tensor.byte_offset, spec, DTYPES[dtype].numpy, capsule)
+        return np.empty(spec.shape, DTYPES[spec.dtype].numpy)
+    array = _over(address, spec, DTYPES[spec.dtype].numpy, capsule)
     array.flags.writeable = False  # a legacy capsule cannot say whether writing is allowed
     return array
 
 
-def write(address: int, spec: TensorSpec, owner: Any) -> Any:
-    """A capsule over host memory; `owner` is kept until the consumer lets go.
+def write(address: int, spec: TensorSpec, owner: Any, device: tuple[int, int] = (1, 0)) -> Any:
+    """A capsule over memory of a (device type, device number); `owner` is kept until the consumer lets go.
 
     NumPy makes the capsule, over integers of the same width, and the true dtype is then written into it: so the
     destructor is NumPy's, in C. One in Python would run with exceptions pending, which Python code must not.
@@ -82,6 +93,7 @@ def write(address: int, spec: TensorSpec, owner: Any) -> Any:
     capsule = integers.__dlpack__()
     tensor = ctypes.cast(_get_pointer(capsule, _NAME), ctypes.POINTER(_Managed)).contents.tensor
     tensor.code, tensor.bits = DTYPES[spec.dtype].dlpack
+    tensor.device_type, tensor.device_id = device
     return capsule
 
 

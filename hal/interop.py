@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hal import dlpack
-from hal.array import Array, empty
-from hal.device import Device
+from hal.array import Array, Borrowed, empty
+from hal.device import Device, Operand
 from hal.dtypes import DTYPES, name_of
 from hal.errors import ArgumentError, DTypeError, UnsupportedError
 from hal.op import TensorSpec, row_major
+
+
+def _nowhere(kind: str | int, number: int) -> Device | None:
+    return None
+
+
+# Which hal device the tensors of a torch or DLPack device type and number live on: the registry puts its answer here.
+home_of: Callable[[str | int, int], Device | None] = _nowhere
 
 
 class Kind(ABC):
@@ -42,6 +51,14 @@ class Kind(ABC):
     @abstractmethod
     def host(self, x: Any) -> NDArray[Any]:
         """A NumPy array over the same memory (a copy of device memory)."""
+
+    def operand(self, x: Any) -> Operand:
+        """What a plan takes of an array that lives on a device; it holds as long as x does."""
+        raise NotImplementedError(self.name)
+
+    def stream(self, x: Any) -> Any:
+        """The stream that the owner of x works on now, for `Plan.__call__`; None: the device's own does."""
+        return None
 
     @abstractmethod
     def empty(self, spec: TensorSpec, like: Any) -> Any:
@@ -107,18 +124,24 @@ class HalKind(Kind):
     def host(self, x: Any) -> NDArray[Any]:
         return x.numpy()  # type: ignore[no-any-return]
 
+    def operand(self, x: Any) -> Operand:
+        return x.operand()  # type: ignore[no-any-return]
+
     def empty(self, spec: TensorSpec, like: Any) -> Any:
         return empty(like.device, spec.dtype, spec.shape)
 
 
 class TorchKind(Kind):
-    """torch.Tensor in host memory."""
+    """torch.Tensor in host memory, or on a device that hal has."""
 
     name = "torch tensor"
 
     def __init__(self, torch: Any) -> None:
         self.torch = torch
         self.dtypes = {getattr(torch, name): name for name in DTYPES}
+
+    def device(self, x: Any) -> Device | None:
+        return None if x.device.type == "cpu" else home_of(x.device.type, x.device.index or 0)
 
     def spec(self, x: Any) -> TensorSpec:
         torch = self.torch
@@ -127,7 +150,7 @@ class TorchKind(Kind):
         if x.layout is not torch.strided or x.is_quantized:
             advice = ".dequantize()" if x.is_quantized else ".to_dense()"
             raise ArgumentError(f"a torch tensor of layout {x.layout}, {x.dtype} has no plain memory; use {advice}")
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" and self.device(x) is None:
             raise UnsupportedError(f"a torch tensor on {x.device}: no hal device shares its memory; use .cpu()")
         if x.is_neg() or x.is_conj():
             raise ArgumentError("a torch tensor with its sign or conjugate pending; use .resolve_neg().resolve_conj()")
@@ -149,10 +172,16 @@ class TorchKind(Kind):
         return x.dtype, x.shape, x.stride(), x.device, x.data_ptr() & 63, pending
 
     def host(self, x: Any) -> NDArray[Any]:
-        x = x.detach()
+        x = x.detach().cpu()
         if x.dtype is self.torch.bfloat16:  # NumPy meets torch without this dtype: by its bits
             return x.view(self.torch.int16).numpy().view(DTYPES["bfloat16"].numpy)  # type: ignore[no-any-return]
         return x.numpy()  # type: ignore[no-any-return]
+
+    def operand(self, x: Any) -> Operand:
+        return x.data_ptr(), 0
+
+    def stream(self, x: Any) -> Any:
+        return getattr(self.torch, x.device.type).current_stream(x.device)
 
     def wrote(self, x: Any) -> None:
         # autograd refuses to use a value that was saved before and written since; it knows by this counter.
@@ -163,44 +192,85 @@ class TorchKind(Kind):
 
 
 class DLPackKind(Kind):
-    """Any other array that speaks DLPack and lives in host memory: JAX, CuPy's pinned memory, TensorFlow …"""
+    """Any other array that speaks DLPack: JAX, CuPy, TensorFlow … On a device, it is a hal.Array over its memory."""
 
     name = "DLPack array"
     writable = False
 
+    def device(self, x: Any) -> Device | None:
+        if isinstance(x, Array):  # made by `empty`
+            return x.device
+        device_type, number = _told(x.__dlpack_device__)
+        if device_type in dlpack.HOST_TYPES:
+            return None
+        device = home_of(device_type, number)
+        if device is None:
+            raise UnsupportedError(
+                f"a {type(x).__name__} on DLPack device type {device_type}: no hal device shares its memory; "
+                "copy it to the host first"
+            )
+        return device
+
     def _read(self, x: Any) -> NDArray[Any]:
-        try:
-            device_type = x.__dlpack_device__()[0]
-            if device_type not in dlpack.HOST_TYPES:
-                raise UnsupportedError(
-                    f"a {type(x).__name__} on DLPack device type {device_type}: no hal device shares its memory; "
-                    "copy it to the host first"
-                )
-            return dlpack.read(x.__dlpack__())
-        except (BufferError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, (ArgumentError, DTypeError)):
-                raise
-            raise ArgumentError(f"a {type(x).__name__} does not give its memory by DLPack: {error}") from error
+        return _told(lambda: dlpack.read(x.__dlpack__()), type(x).__name__)  # type: ignore[no-any-return]
+
+    def _over(self, x: Any, device: Device, stream: int | None) -> Array:
+        """x as a hal.Array; the device's queue, where it is the `stream`, waits for x's data."""
+        capsule = _told(lambda: x.__dlpack__(stream=stream), type(x).__name__)
+        address, spec, _ = dlpack.describe(capsule)
+        return Array(Borrowed(device, address, spec.size * spec.itemsize, capsule), spec)
 
     def spec(self, x: Any) -> TensorSpec:
+        device = self.device(x)
+        if device is not None:
+            return self._over(x, device, -1).spec
         host = self._read(x)
         itemsize = host.dtype.itemsize
         return TensorSpec(name_of(host.dtype), host.shape, tuple(s // itemsize for s in host.strides), itemsize)
 
     def signature(self, x: Any) -> Any:
+        device = self.device(x)
+        if device is not None:
+            return self._over(x, device, -1).spec, device
         host = self._read(x)
         return host.dtype, host.shape, host.strides
 
     def host(self, x: Any) -> NDArray[Any]:
-        return x if isinstance(x, np.ndarray) else self._read(x)  # `empty` makes NumPy arrays
+        if isinstance(x, np.ndarray):  # made by `empty`, as hal.Arrays are
+            return x
+        device = self.device(x)
+        if device is None:
+            return self._read(x)
+        return (x if isinstance(x, Array) else self._over(x, device, device.dlpack_stream())).numpy()
+
+    def operand(self, x: Any) -> Operand:
+        if isinstance(x, Array):
+            return x.operand()
+        device = self.device(x)
+        assert device is not None
+        return self._over(x, device, device.dlpack_stream()).operand()
 
     def empty(self, spec: TensorSpec, like: Any) -> Any:
-        return np.empty(spec.shape, DTYPES[spec.dtype].numpy)
+        device = self.device(like)
+        return (
+            np.empty(spec.shape, DTYPES[spec.dtype].numpy) if device is None else empty(device, spec.dtype, spec.shape)
+        )
 
     def finish(self, x: Any, like: Any) -> Any:
-        if hasattr(like, "__array_namespace__"):
-            return like.__array_namespace__().asarray(x)
-        return x
+        if not hasattr(like, "__array_namespace__"):
+            return x
+        namespace = like.__array_namespace__()
+        return namespace.from_dlpack(x) if isinstance(x, Array) else namespace.asarray(x)
+
+
+def _told(ask: Callable[[], Any], name: str = "DLPack array") -> Any:
+    """What a stranger's array says of itself; its errors in hal's form."""
+    try:
+        return ask()
+    except (BufferError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, (ArgumentError, DTypeError)):
+            raise
+        raise ArgumentError(f"a {name} does not give its memory by DLPack: {error}") from error
 
 
 _NUMPY = NumPyKind()

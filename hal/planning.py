@@ -155,7 +155,8 @@ def _spec(x: Any) -> TensorSpec:
 
 
 def _device_of(operands: list[Any], device: str | Device | None) -> Device:
-    homes = {x.device for x in operands if isinstance(x, Array)}
+    arrays = [x for x in operands if x is not None and not isinstance(x, TensorSpec)]
+    homes = {home for x in arrays if (home := kind_of(x).device(x)) is not None}
     if len(homes) > 1:
         raise DeviceError(f"operands are on several devices: {', '.join(sorted(d.name for d in homes))}")
     if homes:

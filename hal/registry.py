@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hal import interop
 from hal.array import check_usable
 from hal.device import Backend, Device, DeviceInfo
 from hal.errors import ArgumentError, BackendUnavailable, DeviceError
@@ -181,6 +182,17 @@ def open_device(device: str | Device) -> Device:
             _state.opened[canonical] = opened
     check_usable(opened)
     return opened
+
+
+def home_of(kind: str | int, number: int) -> Device | None:
+    """The device on which tensors of a torch or DLPack device type and number live, opened; None if there is none."""
+    for entry in devices():
+        if number == entry.info.number and kind in (entry.info.torch_type, entry.info.dlpack_type):
+            return open_device(entry.name)
+    return None
+
+
+interop.home_of = home_of
 
 
 def default_device() -> Device:

@@ -24,6 +24,7 @@ INVALID_DEVICE, INVALID_CONTEXT, INVALID_IMAGE, NO_BINARY = 101, 201, 200, 209
 INVALID_PTX, UNSUPPORTED_PTX, INVALID_HANDLE, NOT_FOUND, NOT_READY = 218, 222, 400, 500, 600
 NO_DEVICE, OUT_OF_RESOURCES, NOT_SUPPORTED = 100, 701, 801
 ERROR_LOG, ERROR_LOG_BYTES = 5, 6  # CUjit_option
+DEFAULT_STREAMS = (0, 1, 2)  # of the current context: unnamed, CU_STREAM_LEGACY, CU_STREAM_PER_THREAD
 CLUSTER_DIMENSION = 4  # CUlaunchAttributeID
 # CUdevice_attribute -> what it is of a target
 ATTRIBUTES = {1: "threads", 16: "sms", 38: "l2", 75: "major", 76: "minor", 97: "shared_block", 115: "pools"}
@@ -145,7 +146,7 @@ class Driver:
 
     def _gpu_of(self, stream: int) -> Gpu | None:
         found = self._of(stream, "stream")
-        return found[1] if found else (self._current if stream == 0 else None)
+        return found[1] if found else (self._current if stream in DEFAULT_STREAMS else None)
 
     def _gpu_of_address(self, address: int) -> Gpu | None:
         return next((gpu for start, (gpu, n) in self.blocks.items() if start <= address < start + n), None)
@@ -423,6 +424,46 @@ class Driver:
             gpu.machine.launch(wanted, grid, block, shared, values, cluster)
         except Fault as fault:
             gpu.error = fault.code  # told by the next call that waits
+        return SUCCESS
+
+    def cuTensorMapEncodeTiled(
+        self,
+        encoded: int,
+        dtype: int,
+        rank: int,
+        address: int,
+        sizes: int,
+        strides: int,
+        box: int,
+        steps: int,
+        interleave: int,
+        swizzle: int,
+        promotion: int,
+        fill: int,
+    ) -> int:
+        from hal.errors import HalError
+        from hal_nvidia_ptx.emulator import tensormap
+
+        def numbers(start: int, count: int, kind: Any) -> tuple[int, ...]:
+            return tuple((kind * count).from_address(start)) if count else ()
+
+        if encoded % 64 or interleave or not 1 <= rank <= 5:
+            return INVALID_VALUE
+        try:
+            made = tensormap.TensorMap(
+                tensormap.DTYPES[dtype][0],
+                address,
+                numbers(sizes, rank, ctypes.c_uint64),
+                numbers(strides, rank - 1, ctypes.c_uint64),
+                numbers(box, rank, ctypes.c_uint32),
+                numbers(steps, rank, ctypes.c_uint32),
+                tensormap.SWIZZLES[swizzle],
+                tensormap.PROMOTIONS[promotion],
+                tensormap.FILLS[fill],
+            )
+        except (HalError, IndexError):
+            return INVALID_VALUE
+        ctypes.memmove(encoded, made.encode(), tensormap.BYTES)
         return SUCCESS
 
     def _cluster(self, attributes: int, count: int) -> tuple[int, ...] | None:

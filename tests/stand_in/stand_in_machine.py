@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
-from typing import Any
+from math import prod
+from typing import Any, ClassVar
+
+import numpy as np
 
 
 class Refused(Exception):
@@ -89,4 +93,59 @@ class Machine:
 
 
 class EmulatedMachine(Machine):
-    """Replaced below once the emulator's interface is fixed."""
+    """The emulator. Whatever it finds is the fault that hardware would have, or one that hardware would hide."""
+
+    # Kinds of findings for which hardware has an error of its own; any other is 719, "launch failed".
+    CODES: ClassVar[dict[str, int]] = {"out of bounds": 700, "misaligned": 716, "endless loop": 702, "trap": 715}
+
+    def __init__(self, target: str, memory: int) -> None:
+        from hal_nvidia_ptx.emulator.memory import Arena
+
+        super().__init__(target, memory)
+        self._arena = Arena(4 * memory)  # freed blocks are kept aside for a while
+
+    def alloc(self, size: int) -> int:
+        return self._arena.alloc(size).start
+
+    def free(self, address: int) -> None:
+        self._arena.free(address)
+
+    def write(self, address: int, data: bytes) -> None:
+        self._arena.write(address, np.frombuffer(data, np.uint8))
+
+    def read(self, address: int, size: int) -> bytes:
+        return self._arena.read(address, size).tobytes()
+
+    def load(self, text: str) -> dict[str, Function]:
+        from hal_nvidia_ptx.emulator.program import build
+        from hal_nvidia_ptx.emulator.source import parse
+        from hal_nvidia_ptx.emulator.syntax import PtxError
+
+        try:
+            module = parse(text)
+            return {name: self._function(name, build(module, name, self.target)) for name in module.entries}
+        except PtxError as error:
+            code = 209 if "is for .target" in str(error) else 218
+            raise Refused(code, f"ptxas application ptx input, {str(error).splitlines()[0]}") from None
+
+    def _function(self, name: str, program: Any) -> Function:
+        most = program.function.directives.get("maxntid") or program.function.directives.get("reqntid") or (1024,)
+        sizes = tuple(variable.nbytes for variable in program.function.params)
+        return Function(name, sizes, prod(most), program.shared_static, made=program)
+
+    def launch(
+        self,
+        function: Function,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        shared: int,
+        values: list[bytes],
+        cluster: tuple[int, ...] | None,
+    ) -> None:
+        from hal_nvidia_ptx.emulator.machine import Shape, launch
+
+        shape = Shape(grid, block, cluster or (1, 1, 1), shared)  # type: ignore[arg-type]
+        outcome = launch(function.made, self._arena, shape, values)
+        for finding in outcome.findings:
+            print(finding.render(), file=sys.stderr)
+            raise Fault(self.CODES.get(finding.kind, 719), finding.render())

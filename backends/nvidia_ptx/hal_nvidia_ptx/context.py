@@ -41,6 +41,10 @@ class Context:
         with self.current():
             return self.call(name, *arguments)
 
+    def is_current(self) -> bool:
+        """Whether this is the calling thread's context."""
+        return int(self.cuda.cuCtxGetCurrent()[1]) == int(self.handle)
+
     @contextmanager
     def current(self) -> Iterator[None]:
         """The context is the thread's current one inside; a thread that had none keeps it."""

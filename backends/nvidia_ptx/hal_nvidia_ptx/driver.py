@@ -56,13 +56,13 @@ class CudaDevice(KernelDevice):
         super().__init__(info)
         self.cuda = cuda
         self._closed = False
-        self._context = Context(cuda, info.name, info.number, self._lose)
-        with self._context.current():
+        self.context = Context(cuda, info.name, info.number, self._lose)
+        with self.context.current():
             flags = cuda.CUstream_flags.CU_STREAM_NON_BLOCKING
-            self.stream = self._context.call("cuStreamCreate", flags)
+            self.stream = self.context.call("cuStreamCreate", flags)
             pools = info.props["pools"]
-            self.pool = Pool(self._context, info.number, self.stream) if pools else Plain(self._context)
-        self._modules = Modules(self._context, info, cache)
+            self.pool = Pool(self.context, info.number, self.stream) if pools else Plain(self.context)
+        self._modules = Modules(self.context, info, cache)
         _open.add(self)
 
     # ---- memory
@@ -77,15 +77,15 @@ class CudaDevice(KernelDevice):
 
     def copy_in(self, target: int, offset: int, source: Bytes) -> None:
         self.check()
-        with self._context.current():
-            self._context.call("cuMemcpyHtoDAsync", target + offset, source.ctypes.data, source.nbytes, self.stream)
-            self._context.call("cuStreamSynchronize", self.stream)  # the driver may read pinned memory later
+        with self.context.current():
+            self.context.call("cuMemcpyHtoDAsync", target + offset, source.ctypes.data, source.nbytes, self.stream)
+            self.context.call("cuStreamSynchronize", self.stream)  # the driver may read pinned memory later
 
     def copy_out(self, target: Bytes, source: int, offset: int) -> None:
         self.check()
-        with self._context.current():
-            self._context.call("cuMemcpyDtoHAsync", target.ctypes.data, source + offset, target.nbytes, self.stream)
-            self._context.call("cuStreamSynchronize", self.stream)
+        with self.context.current():
+            self.context.call("cuMemcpyDtoHAsync", target.ctypes.data, source + offset, target.nbytes, self.stream)
+            self.context.call("cuStreamSynchronize", self.stream)
 
     def copy(self, target: int, target_offset: int, source: int, source_offset: int, nbytes: int) -> None:
         self.check()
@@ -93,13 +93,13 @@ class CudaDevice(KernelDevice):
         if abs(to - from_) < nbytes:
             super().copy(target, target_offset, source, source_offset, nbytes)  # regions overlap
             return
-        self._context.on_stream("cuMemcpyDtoDAsync", to, from_, nbytes, self.stream)
+        self.context.on_stream("cuMemcpyDtoDAsync", to, from_, nbytes, self.stream)
 
     # ---- kernels
 
     def compile(self, kernel: Kernel) -> Compiled:
         self.check()
-        with self._context.current():
+        with self.context.current():
             return self._modules.compile(kernel)
 
     def check_launch(self, compiled: Compiled, launch: Launch) -> None:
@@ -110,7 +110,7 @@ class CudaDevice(KernelDevice):
                 f"{compiled.entry}: {threads} threads in a block, this kernel takes {compiled.threads} on {self.name}"
             )
         if launch.shared_bytes:
-            with self._context.current():
+            with self.context.current():
                 self._modules.allow_shared(compiled, launch.shared_bytes)
 
     def launch(self, compiled: Compiled, launch: Launch, arguments: Sequence[Operand | Number], stream: Any) -> None:
@@ -134,34 +134,42 @@ class CudaDevice(KernelDevice):
     def launch_again(self, code: Any, *arguments: Any) -> None:
         """After a launch that the driver refused: in the right context if that was the matter, else the error."""
         if int(code) not in WRONG_CONTEXT:
-            raise self._context.error("cuLaunchKernelEx", code)
-        with self._context.current():
-            self._context.call("cuLaunchKernelEx", *arguments)
+            raise self.context.error("cuLaunchKernelEx", code)
+        with self.context.current():
+            self.context.call("cuLaunchKernelEx", *arguments)
 
     # ---- order and time
 
     def synchronize(self) -> None:
         self.check()
-        self._context.on_stream("cuStreamSynchronize", self.stream)
+        self.context.on_stream("cuStreamSynchronize", self.stream)
 
     def mark(self, stream: Any = None) -> Mark:
         self.check()
-        with self._context.current():
-            mark = Mark(self._context, self._context.call("cuEventCreate", 0))
-            self._context.call("cuEventRecord", mark.event, self.stream if stream is None else stream_handle(stream))
+        with self.context.current():
+            mark = Mark(self.context, self.context.call("cuEventCreate", 0))
+            self.context.call("cuEventRecord", mark.event, self.stream if stream is None else stream_handle(stream))
         return mark
 
     def elapsed(self, start: Mark, stop: Mark) -> float:
         self.check()
-        with self._context.current():
-            self._context.call("cuEventSynchronize", stop.event)
-            return float(self._context.call("cuEventElapsedTime", start.event, stop.event)) * 1e-3
+        with self.context.current():
+            self.context.call("cuEventSynchronize", stop.event)
+            return float(self.context.call("cuEventElapsedTime", start.event, stop.event)) * 1e-3
+
+    def dlpack_stream(self) -> int:
+        return int(self.stream)
+
+    def before(self, stream: Any) -> None:
+        # DLPack numbers the legacy and the per-thread default stream 1 and 2, as the driver's own handles do.
+        self.wait_for(self.mark(), stream)
 
     def wait_for(self, mark: Mark, stream: Any = None) -> None:
         """Queue: the stream (None: the device's own) goes on once `mark` is reached."""
         self.check()
         waiting = self.stream if stream is None else stream_handle(stream)
-        self._context.on_stream("cuStreamWaitEvent", waiting, mark.event, 0)
+        with self.context.current():  # it tells which device's default stream is meant
+            self.context.call("cuStreamWaitEvent", waiting, mark.event, 0)
 
     # ---- the end
 
@@ -171,14 +179,14 @@ class CudaDevice(KernelDevice):
         self._closed = True
         _open.discard(self)
         try:
-            with self._context.current():
-                self._context.call("cuStreamSynchronize", self.stream)
+            with self.context.current():
+                self.context.call("cuStreamSynchronize", self.stream)
                 self._modules.close()
                 self.pool.close()
-                self._context.call("cuStreamDestroy", self.stream)
+                self.context.call("cuStreamDestroy", self.stream)
         finally:
             self.lost = self.lost or "the device is closed, for good: only a new process opens it again"
-            self._context.release()
+            self.context.release()
 
     def check(self) -> None:
         """Raises DeviceError where the device can no longer be used."""

@@ -127,7 +127,14 @@ class CudaPlan(KernelPlan):
         device = self._cuda_device
         if device.lost:
             device.check()
-        stream = device.stream if stream is None else stream_handle(stream)
+        if stream is None:
+            stream = device.stream
+        else:
+            stream = stream_handle(stream)
+            if not device.context.is_current():  # it tells which device's default stream is meant by 0
+                with device.context.current():
+                    self(outputs, inputs, stream)
+                return
         try:
             prepared = self._prepared.pop()
         except IndexError:
