@@ -157,9 +157,7 @@ def _fault(run: Run, address: int, nbytes: int, kind: Access) -> tuple[str, str]
     return "wild address", f"{nbytes} bytes at {address:#x}, where nothing is"
 
 
-def _outside(
-    run: Run, space: Space, name: str, lanes: Lanes, addresses: Array, nbytes: int, ins: Instruction
-) -> Parts:
+def _outside(run: Run, space: Space, name: str, lanes: Lanes, addresses: Array, nbytes: int, ins: Instruction) -> Parts:
     good = (addresses >= space.origin) & (addresses + nbytes <= space.origin + space.size)
     bad = int(np.argmin(good))
     offset = int(addresses[bad]) - space.origin
@@ -217,13 +215,23 @@ def _written(
     """Record reads of bytes that nobody has written."""
     if space is run.arena:
         block = run.arena.at(int(addresses[0]))
-        if block is not None and block.complete and int(addresses.max()) < block.end and int(addresses.min()) >= block.start:
+        if (
+            block is not None
+            and block.complete
+            and int(addresses.max()) < block.end
+            and int(addresses.min()) >= block.start
+        ):
             return
     if space.written(offsets, nbytes):
         return
     states = space.worst(offsets, nbytes)
     for state, kind, message, expected in (
-        (IN_FLIGHT, "read in flight", "that an asynchronous operation has not finished writing", "a wait before the read"),
+        (
+            IN_FLIGHT,
+            "read in flight",
+            "that an asynchronous operation has not finished writing",
+            "a wait before the read",
+        ),
         (0, "uninitialised read", "that nothing was written to", "a write to all of it before"),
     ):
         bad = states == state

@@ -81,7 +81,9 @@ class _Inliner:
         if ins.guard is not None:
             out = self.result.instructions
             out.append(
-                Instruction("bra", (Symbol(f"{prefix}end"),), ins.line, ins.text, ins.guard, not ins.guard_not, len(out))
+                Instruction(
+                    "bra", (Symbol(f"{prefix}end"),), ins.line, ins.text, ins.guard, not ins.guard_not, len(out)
+                )
             )
         moves: list[tuple[Operand, Variable]] = []
         for formal, actual in zip((*callee.params, *callee.results), (*arguments, *results), strict=True):

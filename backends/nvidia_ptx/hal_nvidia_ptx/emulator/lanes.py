@@ -58,9 +58,7 @@ class Lanes:
 
     __slots__ = ("_by_warp", "_index", "count", "dense", "pick", "regs", "run", "span")
 
-    def __init__(
-        self, run: Run, span: slice, count: int, pick: Array | None, dense: bool, index: Array | None
-    ) -> None:
+    def __init__(self, run: Run, span: slice, count: int, pick: Array | None, dense: bool, index: Array | None) -> None:
         self.run, self.span, self.count, self.pick, self.dense = run, span, count, pick, dense
         self.regs: dict[int, Array] = run.views(span)
         self._index = index
@@ -127,7 +125,9 @@ class Lanes:
         for d, result in zip(outs, results, strict=True):
             np.copyto(regs[d], result, where=mask)
 
-    def apply_where(self, mask: Array, function: Callable[..., Any], sources: Sequence[int], outs: Sequence[int]) -> None:
+    def apply_where(
+        self, mask: Array, function: Callable[..., Any], sources: Sequence[int], outs: Sequence[int]
+    ) -> None:
         """As `apply`, for the lanes of the span where mask holds only. Needs a dense set."""
         regs = self.regs
         results = [np.empty(len(mask), regs[d].dtype) for d in outs]

@@ -47,12 +47,18 @@ def check_shape(program: Program, shape: Shape) -> None:
         wanted = tuple(exact) + (1,) * (3 - len(exact))
         need(shape.block == wanted, f"block {shape.block}, .reqntid asks for {wanted}")
     total = program.dynamic_start + shape.shared if shape.shared else program.shared_static
-    need(total <= target.shared_block, f"{total} bytes of shared memory, {target.name} has {target.shared_block} for a block")
+    need(
+        total <= target.shared_block,
+        f"{total} bytes of shared memory, {target.name} has {target.shared_block} for a block",
+    )
     fixed = directives.get("reqnctapercluster")
     if fixed:
         wanted = tuple(fixed) + (1,) * (3 - len(fixed))
         need(shape.cluster == wanted, f"clusters of {shape.cluster}, .reqnctapercluster asks for {wanted}")
-    need(shape.cluster_size <= max(target.cluster, 1), f"clusters of {shape.cluster_size}, {target.name} has {target.cluster}")
+    need(
+        shape.cluster_size <= max(target.cluster, 1),
+        f"clusters of {shape.cluster_size}, {target.name} has {target.cluster}",
+    )
     fits = all(g % c == 0 for g, c in zip(shape.grid, shape.cluster, strict=True))
     need(fits, f"grid {shape.grid} is no multiple of the cluster {shape.cluster}")
 
@@ -83,7 +89,9 @@ def _bytes(program: Program, parameter: Variable, argument: int | float | bytes)
             )
         return bytes(argument)
     if parameter.array:
-        raise LaunchError(f"kernel {program.name}: parameter {parameter.name} is an array, give its {parameter.nbytes} bytes")
+        raise LaunchError(
+            f"kernel {program.name}: parameter {parameter.name} is an array, give its {parameter.nbytes} bytes"
+        )
     number = argument.item() if hasattr(argument, "item") else argument
     whole = parameter.kind not in ("f32", "f64")
     if whole and not isinstance(number, int):

@@ -109,7 +109,13 @@ class Run:
     """
 
     def __init__(
-        self, program: Program, shape: Shape, arena: Arena, parameters: Array, addresses: dict[str, int], options: Options
+        self,
+        program: Program,
+        shape: Shape,
+        arena: Arena,
+        parameters: Array,
+        addresses: dict[str, int],
+        options: Options,
     ) -> None:
         self.program, self.shape, self.arena = program, shape, arena
         self.parameters, self._addresses = parameters, addresses
@@ -319,7 +325,14 @@ class Run:
     # Memory: see access.py.
 
     def touch(
-        self, ins: Instruction, space: str, lanes: Lanes, addresses: Array, nbytes: int, kind: Access, values: Any = None
+        self,
+        ins: Instruction,
+        space: str,
+        lanes: Lanes,
+        addresses: Array,
+        nbytes: int,
+        kind: Access,
+        values: Any = None,
     ) -> list[Segment]:
         """Check an access of nbytes (aligned) per lane and say where it goes: parts of one window each.
 
@@ -367,7 +380,7 @@ class Run:
                 pc, lanes, stop = self._choose()
             tail = tails.get(pc)
             if tail is None:
-                tail = tails[pc] = ops[pc:_straight(program, pc)]
+                tail = tails[pc] = ops[pc : _straight(program, pc)]
             if stop < pc + len(tail):
                 tail = tail[: stop - pc]
             if self.options.count:

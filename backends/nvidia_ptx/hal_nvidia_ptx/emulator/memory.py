@@ -155,7 +155,9 @@ class Arena(Space):
             fresh = self.allocations[place] = Allocation(old.start, nbytes, name)
         else:
             if self._next + room > len(self.bytes):
-                raise DeviceMemoryError(f"emulated device: {nbytes} bytes wanted, its arena of {len(self.bytes)} is full")
+                raise DeviceMemoryError(
+                    f"emulated device: {nbytes} bytes wanted, its arena of {len(self.bytes)} is full"
+                )
             fresh = Allocation(GLOBAL_BASE + self._next, nbytes, name)
             self._next += room
             self.allocations.append(fresh)

@@ -202,7 +202,9 @@ def constant(text: str) -> Imm | None:
     if exact is not None:
         single = exact[3] and exact[2] in "fF"
         raw = int(exact[3], 16)
-        value = struct.unpack("<f", struct.pack("<I", raw))[0] if single else struct.unpack("<d", struct.pack("<Q", raw))[0]
+        value = (
+            struct.unpack("<f", struct.pack("<I", raw))[0] if single else struct.unpack("<d", struct.pack("<Q", raw))[0]
+        )
         return Imm(-value if exact[1] else value, 32 if single else 64)
     if _DECIMAL.match(text):
         return Imm(float(text), 64)

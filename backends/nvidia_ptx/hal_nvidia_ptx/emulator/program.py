@@ -80,7 +80,9 @@ class Program:
         self._layout()
         self.handlers = [self._handler(ins) for ins in self.instructions]
         self.unassigned = unassigned(self.function, self.handlers)
-        self.ops: list[Op] = [self._op(ins, handler) for ins, handler in zip(self.instructions, self.handlers, strict=True)]
+        self.ops: list[Op] = [
+            self._op(ins, handler) for ins, handler in zip(self.instructions, self.handlers, strict=True)
+        ]
         self.tails: dict[int, list[Op]] = {}
 
     # What builders call.
@@ -96,7 +98,7 @@ class Program:
         key = (operand, dtype)
         slot = self._slots.get(key)
         if slot is None:
-            slot = self._slots[key] = self._add(self._source(ins, operand, dtype))
+            slot = self._slots[key] = self.add(self._source(ins, operand, dtype))
         return slot
 
     def dest(self, ins: Instruction, operand: int | Operand, kind: Kind) -> int:
@@ -121,7 +123,7 @@ class Program:
         key = ("scratch", dtype)
         if key not in self._slots:
             name = f"_{dtype}"
-            self._slots[key] = self._add(_Scratch(name, dtype))
+            self._slots[key] = self.add(_Scratch(name, dtype))
         return self._slots[key]
 
     def sources(self, ins: Instruction, operand: int | Operand, kind: Kind, count: int | None = None) -> list[int]:
@@ -162,7 +164,9 @@ class Program:
     def count(self, ins: Instruction, low: int, high: int | None = None) -> None:
         """Check the number of operands."""
         if not low <= len(ins.operands) <= (low if high is None else high):
-            raise ins.error(f"{low if high is None else f'{low} to {high}'} operands are needed, {len(ins.operands)} given")
+            raise ins.error(
+                f"{low if high is None else f'{low} to {high}'} operands are needed, {len(ins.operands)} given"
+            )
 
     def constant(self, ins: Instruction, operand: int | Operand) -> int:
         """The value of an operand that has to be an integer constant."""
@@ -225,7 +229,8 @@ class Program:
             raise ins.error(f"{name} is .{kind}, too narrow or of another kind than {dtype}")
         return RegisterSlot(name, kind, dtype)
 
-    def _add(self, slot: Slot) -> int:
+    def add(self, slot: Slot) -> int:
+        """The number of a new slot."""
         self.slots.append(slot)
         return len(self.slots) - 1
 

@@ -169,7 +169,9 @@ class _Parser:
         for instruction, scope in self.jumps:
             instruction.operands = tuple(self._target(each, scope) for each in instruction.operands)
             first = instruction.operands[0] if instruction.operands else None
-            if instruction.opcode.startswith("bra") and not (isinstance(first, Symbol) and first.name in function.labels):
+            if instruction.opcode.startswith("bra") and not (
+                isinstance(first, Symbol) and first.name in function.labels
+            ):
                 raise PtxError(f"{first} is no label here", instruction.line, instruction.text)
         self.jumps = []
         self.function = None

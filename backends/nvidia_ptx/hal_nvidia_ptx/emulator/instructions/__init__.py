@@ -52,6 +52,7 @@ class Handler:
 
 _HANDLERS: dict[str, Handler] = {}
 
+
 def instruction(
     *names: str,
     writes: int = 1,

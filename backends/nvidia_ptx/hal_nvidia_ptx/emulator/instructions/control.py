@@ -154,7 +154,9 @@ def _barrier_red(ins: Instruction, program: Program) -> Op:
     return run_barrier_red
 
 
-def _arrive(run: Run, ins: Instruction, lanes: Lanes, which: int, threads: int | None, waits: bool, done: object) -> bool:
+def _arrive(
+    run: Run, ins: Instruction, lanes: Lanes, which: int, threads: int | None, waits: bool, done: object
+) -> bool:
     """Barrier numbers and counts are mostly constants; lanes that differ in them arrive one kind after the other."""
     numbers = lanes.regs[which]
     counts = None if threads is None else lanes.regs[threads]

@@ -1,0 +1,182 @@
+"""Comparisons and selections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+
+from hal_nvidia_ptx.emulator import formats, numerics
+from hal_nvidia_ptx.emulator.instructions import Op, instruction
+from hal_nvidia_ptx.emulator.instructions.floating import HALVES, PACKED
+from hal_nvidia_ptx.emulator.instructions.scalar import Simple, plain, predicated, several, simple
+from hal_nvidia_ptx.emulator.lanes import Array, Lanes
+from hal_nvidia_ptx.emulator.program import Program
+from hal_nvidia_ptx.emulator.syntax import DTYPE, Instruction, Not, Operand, Pair, Reg, Sink
+
+Function = Callable[..., Any]
+
+_ORDERED: dict[str, Function] = {
+    "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
+    "lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal,
+}  # fmt: skip
+_COMBINE: dict[str, Function] = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}
+
+
+def comparison(name: str, kind: str) -> Function:
+    """function(a, b, out): a bool for each pair. Of floats, `ne` and the orders are false on NaN, `…u` true."""
+    floating = kind[0] == "f"
+    if not floating:
+        return _ORDERED[name]
+    if name == "num":
+        return lambda a, b, out=None: np.invert(np.isnan(a) | np.isnan(b), out)
+    if name == "nan":
+        return lambda a, b, out=None: np.logical_or(np.isnan(a), np.isnan(b), out)
+    if name == "neu":
+        return np.not_equal
+    if name == "ne":
+        return lambda a, b, out=None: np.logical_and(a != b, ~(np.isnan(a) | np.isnan(b)), out)
+    if name in ("equ", "ltu", "leu", "gtu", "geu"):
+        ordered = _ORDERED[name[:2]]
+        return lambda a, b, out=None: np.logical_or(ordered(a, b), np.isnan(a) | np.isnan(b), out)
+    return _ORDERED[name]
+
+
+def _compare(parts: tuple[str, ...]) -> tuple[Function, str]:
+    """(function, type of the operands' slots)"""
+    kind = parts[-1]
+    if kind in HALVES and kind not in PACKED:
+        return _of_halves(comparison(parts[1], "f32"), HALVES[kind]), "b16"
+    name = parts[1]
+    if name in ("lo", "ls", "hi", "hs") and kind[0] != "u" and kind[0] != "b":
+        raise ValueError(f".{name} is for unsigned integers")
+    function = comparison(name, kind)
+    if "ftz" in parts:
+        return lambda a, b, out=None: function(numerics.flush(a), numerics.flush(b), out), kind
+    return function, kind
+
+
+def _of_halves(function: Function, kind: str) -> Function:
+    narrow = cast(formats.Narrow, kind)
+    return lambda a, b, out=None: function(formats.widen(a, narrow), formats.widen(b, narrow), out)
+
+
+@instruction("setp", guarded=True)
+def _setp(ins: Instruction, program: Program) -> Op:
+    parts = ins.parts
+    if parts[-1] in PACKED:
+        return _setp_packed(ins, program)
+    function, kind = _compare(parts)
+    combine = next((_COMBINE[part] for part in parts[2:-1] if part in _COMBINE), None)
+    program.count(ins, 3 if combine is None else 4)
+    sources = [program.source(ins, 1, kind), program.source(ins, 2, kind)]
+    target = program.operand(ins, 0)
+    first, second = (target.first, target.second) if isinstance(target, Pair) else (target, None)
+    results = [program.dest(ins, first, "pred")]
+    if combine is None and second is None:
+        if ins.guard is None:
+            return plain(function, sources, results[0])
+        return predicated(function, sources, results, program.source(ins, ins.guard, "pred"), ins.guard_not)
+    if second is not None and not isinstance(second, Sink):
+        results.append(program.dest(ins, second, "pred"))
+    negated = False
+    if combine is not None:
+        operand = program.operand(ins, 3)
+        negated = isinstance(operand, Not)
+        sources.append(program.source(ins, operand.operand if isinstance(operand, Not) else operand, "pred"))
+    whole = _both(function, combine, negated)
+    if ins.guard is None:
+        return several(whole, sources, results)
+    return predicated(whole, sources, results, program.source(ins, ins.guard, "pred"), ins.guard_not)
+
+
+def _both(function: Function, combine: Function | None, negated: bool) -> Function:
+    """p = comparison op c, and if there is a second result q = !comparison op c."""
+
+    def run(a: Array, b: Array, *rest: Array) -> None:
+        holds = np.asarray(function(a, b))
+        opposite = ~holds
+        results = rest
+        if combine is not None:
+            c = ~rest[0] if negated else rest[0]
+            results = rest[1:]
+            holds, opposite = combine(holds, c), combine(opposite, c)
+        np.copyto(results[0], holds)
+        if len(results) > 1:
+            np.copyto(results[1], opposite)
+
+    return run
+
+
+def _setp_packed(ins: Instruction, program: Program) -> Op:
+    """Of f16x2: p for the low, q for the high half."""
+    function = _of_halves(comparison(ins.parts[1], "f32"), HALVES[ins.parts[-1]])
+    program.count(ins, 3)
+    target = program.operand(ins, 0)
+    if not isinstance(target, Pair):
+        raise ins.error("two predicates p|q are needed")
+    a, b = program.source(ins, 1, "b32"), program.source(ins, 2, "b32")
+    p, q = program.dest(ins, target.first, "pred"), program.dest(ins, target.second, "pred")
+
+    def run(run: object, lanes: Lanes) -> None:
+        x, y = (np.ascontiguousarray(lanes.read(slot)).view(np.uint16) for slot in (a, b))
+        holds = function(x, y)
+        lanes.put(p, holds[0::2])
+        lanes.put(q, holds[1::2])
+
+    return run if ins.guard is None else _guard(run, ins, program)
+
+
+def _guard(op: Op, ins: Instruction, program: Program) -> Op:
+    from hal_nvidia_ptx.emulator.guards import guarded
+
+    assert ins.guard is not None
+    return guarded(op, ins, program.source(ins, ins.guard, "pred"))
+
+
+@simple("set")
+def _set(parts: tuple[str, ...]) -> Simple:
+    result, kind = parts[-2], parts[-1]
+    if result in PACKED:
+        raise ValueError(f"type .{result}")
+    function, source = _compare(parts)
+    yes: Any = 1.0 if result == "f32" else 0xFFFFFFFF if result == "u32" else -1
+    if result not in ("f32", "u32", "s32"):
+        raise ValueError(f"result .{result} of type .{kind}")
+    one, zero = DTYPE[result].type(yes), DTYPE[result].type(0)
+    return Simple(lambda a, b, out: np.copyto(out, np.where(function(a, b), one, zero)), result, (source, source))
+
+
+@instruction("selp", guarded=True)
+def _selp(ins: Instruction, program: Program) -> Op:
+    program.count(ins, 4)
+    kind = ins.parts[-1]
+    operand = program.operand(ins, 3)
+    negated = isinstance(operand, Not)
+    picked: Operand = operand.operand if isinstance(operand, Not) else operand
+    if not isinstance(picked, Reg):
+        raise ins.error("a predicate selects")
+    a, b = (2, 1) if negated else (1, 2)
+    sources = [program.source(ins, a, kind), program.source(ins, b, kind), program.source(ins, picked, "pred")]
+    result = program.dest(ins, 0, kind)
+    if ins.guard is None:
+        return plain(_select, sources, result)
+    return predicated(_select, sources, [result], program.source(ins, ins.guard, "pred"), ins.guard_not)
+
+
+def _select(a: Array, b: Array, p: Array, out: Array) -> None:
+    np.copyto(out, np.where(p, a, b))
+
+
+@simple("slct")
+def _slct(parts: tuple[str, ...]) -> Simple:
+    kind, by = parts[-2], parts[-1]
+    if by not in ("s32", "f32"):
+        raise ValueError(f"selects by .{by}")
+    flush = "ftz" in parts
+    return Simple(
+        lambda a, b, c, out: np.copyto(out, np.where((numerics.flush(c) if flush else c) >= 0, a, b)),
+        kind,
+        (kind, kind, by),
+    )

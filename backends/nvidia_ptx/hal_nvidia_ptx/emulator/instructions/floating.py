@@ -1,0 +1,320 @@
+"""Arithmetic that has integer and floating-point forms, and what is floating-point only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+
+from hal_nvidia_ptx.emulator import approximate, formats, half, numerics
+from hal_nvidia_ptx.emulator.exact import Mode
+from hal_nvidia_ptx.emulator.instructions import integer
+from hal_nvidia_ptx.emulator.instructions.scalar import Simple, simple
+from hal_nvidia_ptx.emulator.lanes import Array
+from hal_nvidia_ptx.emulator.syntax import DTYPE
+
+Parts = tuple[str, ...]
+Function = Callable[..., Any]
+HALVES = {"f16": "f16", "bf16": "bf16", "f16x2": "f16", "bf16x2": "bf16"}
+PACKED = frozenset(("f16x2", "bf16x2"))
+MODES = frozenset(("rn", "rz", "rm", "rp"))
+
+
+def mode_of(parts: Parts) -> Mode:
+    return cast(Mode, next((part for part in parts if part in MODES), "rn"))
+
+
+def kind_of(parts: Parts) -> str:
+    """The operands' type: the last part. bf16 and f16 registers are taken as bits."""
+    kind = parts[-1]
+    return f"b{8 * DTYPE[kind].itemsize}" if kind in HALVES else kind
+
+
+def halves(function: Function, kind: str) -> Function:
+    """A function of uint16 arrays as one of registers: packed pairs are taken as twice as many halves."""
+    if kind not in PACKED:
+        return lambda *args: np.copyto(args[-1], function(*args[:-1]))
+
+    def run(*args: Array) -> None:
+        *sources, out = args
+        length = max(len(out), 1)
+        wide = [
+            np.ascontiguousarray(s if len(s) == length else np.broadcast_to(s, length)).view(np.uint16) for s in sources
+        ]
+        np.copyto(out, np.ascontiguousarray(function(*wide)).view(np.uint32))
+
+    return run
+
+
+def _half(op: str, parts: Parts, count: int) -> Simple:
+    kind = parts[-1]
+    ftz, sat, relu, mode = "ftz" in parts, "sat" in parts, "relu" in parts, mode_of(parts)
+    name = cast(half.Half, HALVES[kind])
+    function = halves(lambda *a: half.arithmetic(op, name, *a, mode=mode, ftz=ftz, sat=sat, relu=relu), kind)
+    return Simple(function, kind_of(parts), (kind_of(parts),) * count)
+
+
+def _finish(function: Callable[..., Array], parts: Parts) -> Function:
+    """Flush inputs and outputs, saturate."""
+    ftz, sat = "ftz" in parts, "sat" in parts
+
+    def run(*args: Array) -> None:
+        *sources, out = args
+        result = function(*[numerics.flush(s) for s in sources]) if ftz else function(*sources)
+        if ftz:
+            result = numerics.flush(result)
+        np.copyto(out, numerics.saturate(result) if sat else result)
+
+    return run
+
+
+def _float(op: str, parts: Parts, count: int, quick: Function | None) -> Simple:
+    """An exactly rounded operation on f32 or f64; `quick` writes its result where nothing has to be done besides."""
+    kind, mode = parts[-1], mode_of(parts)
+    if kind not in ("f32", "f64"):
+        raise ValueError(f"type .{kind}")
+    if quick is not None and mode == "rn" and "ftz" not in parts and "sat" not in parts:
+        return Simple(quick, kind, (kind,) * count)
+    if quick is not None and mode == "rn":
+        function: Callable[..., Array] = (
+            {"add": np.add, "sub": np.subtract, "mul": np.multiply, "fma": numerics.fma32}[op]
+            if kind == "f32"
+            else lambda *a: numerics.rounded64(op, mode, *a)
+        )
+    elif kind == "f32":
+        function = lambda *a: numerics.rounded32(op, mode, *a)  # noqa: E731
+    else:
+        function = lambda *a: numerics.rounded64(op, mode, *a)  # noqa: E731
+    return Simple(_finish(function, parts), kind, (kind,) * count)
+
+
+def _pair(op: str, parts: Parts, count: int) -> Simple:
+    """f32x2: two floats in a 64-bit register."""
+    mode = mode_of(parts)
+
+    def run(*args: Array) -> None:
+        *sources, out = args
+        wide = [np.ascontiguousarray(np.broadcast_to(s, out.shape)).view(np.float32) for s in sources]
+        if "ftz" in parts:
+            wide = [numerics.flush(each) for each in wide]
+        result = numerics.rounded32(op, mode, *wide)
+        np.copyto(out, np.ascontiguousarray(numerics.flush(result) if "ftz" in parts else result).view(np.uint64))
+
+    return Simple(run, "b64", ("b64",) * count)
+
+
+def _arithmetic(op: str, parts: Parts, quick: Function, count: int = 2) -> Simple:
+    kind = parts[-1]
+    if kind in HALVES:
+        if parts[-2] == "f32":
+            return _mixed(op, parts, count)
+        return _half(op, parts, count)
+    if kind == "f32x2":
+        return _pair(op, parts, count)
+    return _float(op, parts, count, quick)
+
+
+def _mixed(op: str, parts: Parts, count: int) -> Simple:
+    """add.f32.bf16 and the like: the first operands are halves, the last and the result float32."""
+    narrow = HALVES[parts[-1]]
+    mode = mode_of(parts)
+
+    def run(*args: Array) -> None:
+        *sources, last, out = args
+        wide = [formats.widen(s, cast(formats.Narrow, narrow)) for s in sources]
+        np.copyto(out, numerics.rounded32(op, mode, *wide, last))
+
+    return Simple(run, "f32", ("b16",) * (count - 1) + ("f32",))
+
+
+@simple("add")
+def _add(parts: Parts) -> Simple:
+    if parts[-1] in integer.INTEGERS:
+        function: Function = integer.saturated(np.add) if "sat" in parts else np.add
+        return integer.binary(function, parts[-1])
+    if parts[-1] in ("u16x2", "s16x2"):
+        return _integer_pair(np.add, parts[-1])
+    return _arithmetic("add", parts, np.add)
+
+
+def _integer_pair(function: Function, kind: str) -> Simple:
+    dtype = np.dtype("u2" if kind[0] == "u" else "i2")
+
+    def run(a: Array, b: Array, out: Array) -> None:
+        x, y = (np.ascontiguousarray(np.broadcast_to(s, out.shape)).view(dtype) for s in (a, b))
+        np.copyto(out, function(x, y).view(np.uint32))
+
+    return Simple(run, "b32", ("b32", "b32"))
+
+
+@simple("sub")
+def _sub(parts: Parts) -> Simple:
+    if parts[-1] in integer.INTEGERS:
+        function: Function = integer.saturated(np.subtract) if "sat" in parts else np.subtract
+        return integer.binary(function, parts[-1])
+    return _arithmetic("sub", parts, np.subtract)
+
+
+@simple("mul")
+def _mul(parts: Parts) -> Simple:
+    if parts[-1] in integer.INTEGERS:
+        return integer.multiply(parts)
+    return _arithmetic("mul", parts, np.multiply)
+
+
+@simple("fma")
+def _fma(parts: Parts) -> Simple:
+    kind = parts[-1]
+    if kind == "f32":
+        return _arithmetic("fma", parts, lambda a, b, c, out: numerics.fma32(a, b, c, out), 3)
+    return _arithmetic("fma", parts, lambda a, b, c, out: np.copyto(out, numerics.fma64(a, b, c)), 3)
+
+
+@simple("mad")
+def _mad(parts: Parts) -> Simple:
+    if parts[-1] in integer.INTEGERS:
+        return integer.multiply_add(parts)
+    return _fma(("fma", *parts[1:]))
+
+
+def divide(parts: Parts) -> Simple:
+    """div.rn and the other modes; div.approx and div.full"""
+    kind, ftz = parts[-1], "ftz" in parts
+    if "approx" in parts or "full" in parts:
+        return Simple(
+            lambda a, b, out: np.copyto(out, approximate.divide(a, b, ftz)), kind, (kind,) * 2, faith="approximate"
+        )
+    return _float("div", parts, 2, np.divide if kind == "f64" and mode_of(parts) == "rn" else None)
+
+
+@simple("abs")
+def _abs(parts: Parts) -> Simple:
+    kind = parts[-1]
+    if kind in HALVES:
+        mask = np.uint16(0x7FFF)
+        return Simple(halves(lambda a: a & mask, kind), kind_of(parts), (kind_of(parts),))
+    if "ftz" in parts:
+        return Simple(_finish(np.abs, parts), kind, (kind,))
+    return Simple(np.abs, kind, (kind,))
+
+
+@simple("neg")
+def _neg(parts: Parts) -> Simple:
+    kind = parts[-1]
+    if kind in HALVES:
+        mask = np.uint16(0x8000)
+        return Simple(halves(lambda a: a ^ mask, kind), kind_of(parts), (kind_of(parts),))
+    if "ftz" in parts:
+        return Simple(_finish(np.negative, parts), kind, (kind,))
+    return Simple(np.negative, kind, (kind,))
+
+
+@simple("copysign")
+def _copysign(parts: Parts) -> Simple:
+    """The sign of the first, the value of the second."""
+    kind = parts[-1]
+    return Simple(lambda a, b, out: np.copysign(b, a, out), kind, (kind,) * 2)
+
+
+def _extremum(parts: Parts) -> Function:
+    """min or max of two arrays of the instruction's type."""
+    name, kind = parts[0], parts[-1]
+    nan, xorsign, magnitude, ftz = "NaN" in parts, "xorsign" in parts, "abs" in parts, "ftz" in parts
+    if kind in HALVES:
+        how = cast(Any, name)
+        raw = lambda a, b: half.extremum(how, cast(half.Half, HALVES[kind]), a, b, nan)  # noqa: E731
+        return raw
+    best = numerics.minimum if name == "min" else numerics.maximum
+
+    def run(a: Array, b: Array) -> Array:
+        if ftz:
+            a, b = numerics.flush(a), numerics.flush(b)
+        if not (magnitude or xorsign):
+            return best(a, b, nan)
+        result = best(np.abs(a), np.abs(b), nan)
+        return np.copysign(result, np.where(np.signbit(a) != np.signbit(b), -1.0, 1.0).astype(a.dtype))
+
+    return run
+
+
+def _min_max(parts: Parts) -> Simple:
+    name, kind = parts[0], parts[-1]
+    plain: Function = np.minimum if name == "min" else np.maximum
+    if kind in integer.INTEGERS:
+        if "relu" in parts:
+            return integer.binary(lambda a, b, out: np.maximum(plain(a, b), 0, out), kind)
+        return integer.binary(plain, kind)
+    if kind in ("u16x2", "s16x2"):
+        return _integer_pair(plain, kind)
+    function = _extremum(parts)
+    register = kind_of(parts)
+    if kind in HALVES:
+        return Simple(halves(function, kind), register, (register,) * 2)
+    return Simple(lambda a, b, out: np.copyto(out, function(a, b)), kind, (kind,) * 2)
+
+
+@simple("min", "max")
+def _min(parts: Parts) -> Simple:
+    return _min_max(parts)
+
+
+@simple("rcp")
+def _rcp(parts: Parts) -> Simple:
+    return _function("rcp", parts)
+
+
+@simple("sqrt")
+def _sqrt(parts: Parts) -> Simple:
+    return _function("sqrt", parts)
+
+
+@simple("rsqrt")
+def _rsqrt(parts: Parts) -> Simple:
+    return _function("rsqrt", parts)
+
+
+@simple("ex2")
+def _ex2(parts: Parts) -> Simple:
+    return _function("ex2", parts)
+
+
+@simple("lg2")
+def _lg2(parts: Parts) -> Simple:
+    return _function("lg2", parts)
+
+
+@simple("sin")
+def _sin(parts: Parts) -> Simple:
+    return _function("sin", parts)
+
+
+@simple("cos")
+def _cos(parts: Parts) -> Simple:
+    return _function("cos", parts)
+
+
+@simple("tanh")
+def _tanh(parts: Parts) -> Simple:
+    return _function("tanh", parts)
+
+
+def _function(name: str, parts: Parts) -> Simple:
+    kind, ftz = parts[-1], "ftz" in parts
+    if "approx" not in parts:
+        return _float(name, parts, 1, None)
+    if kind in HALVES:
+        narrow = cast(formats.Narrow, HALVES[kind])
+
+        def narrowed(bits: Array) -> Array:
+            return formats.narrow(approximate.approximate(name, formats.widen(bits, narrow), False), narrow)
+
+        return Simple(halves(narrowed, kind), kind_of(parts), (kind_of(parts),), faith="approximate")
+    if kind == "f64":
+        root = name == "rsqrt"
+        return Simple(
+            lambda a, out: np.copyto(out, approximate.reciprocal64(a, root)), kind, (kind,), faith="approximate"
+        )
+    return Simple(
+        lambda a, out: np.copyto(out, approximate.approximate(name, a, ftz)), kind, (kind,), faith="approximate"
+    )
