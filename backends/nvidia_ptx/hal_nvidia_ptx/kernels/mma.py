@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields as fields_of
 
 from hal.kernel import Config, Kernel
 from hal.op import OpClass
-from hal_nvidia_ptx.kernels import batch, regroup
+from hal_nvidia_ptx.kernels import batch, regroup, splitk
 from hal_nvidia_ptx.kernels.copies import AsyncCopies, Copies, Emit, StagedCopies, Walk
 from hal_nvidia_ptx.kernels.fragments import CHUNK, Reader, instructions, shared, step_bytes
 from hal_nvidia_ptx.kernels.results import Results
@@ -393,7 +393,11 @@ class _Writer:
         rows = regroup.Rows(k, block, self.memory, self.thread, count)
         column = k.let("s32", "column", "add.s32", rows.column, self.first["b"])
         row = k.let("s32", "row", "add.s32", rows.row, self.first["a"])
-        some = k.let("pred", "some", "setp.lt.s32", column, self.n)
+        self.width = self.n
+        if tile.splits > 1:
+            self.width = k.let("s32", "partial_pitch", "add.s32", self.n, splitk.PITCH - 1)
+            k("and.b32", self.width, self.width, -splitk.PITCH)
+        some = k.let("pred", "some", "setp.lt.s32", column, self.width)
         end = k.let("s32", "end_row", "add.s32", self.first["a"], tile.bm)
         k("min.s32", end, end, self.m)
         with k.when(some, "columns"):
@@ -408,16 +412,14 @@ class _Writer:
         return Vectors(self.k, Results(self.op_class, self.tile.sm), self.base, column).store
 
     def _store_partials(self, column: Register) -> Callable[[Register, list[Register]], None]:
-        """Sums as they are, to partials[slice][matrix][m][n rounded up to a vector]."""
+        """Sums as they are, to partials[slice][matrix][row][column] (splitk.py)."""
         k = self.k
         size = 8 if self.type == "f64" else 4
         vector = 16 // size
         assert self.matrix is not None
         number = k.let("s32", "partial", "mad.lo.s32", self.slice, k.param("matrices"), self.matrix)
-        pitch = k.let("s32", "partial_pitch", "add.s32", self.n, vector - 1)
-        k("and.b32", pitch, pitch, -vector)
         first = k.let("s64", "partial_row", "mul.wide.s32", number, self.m)
-        pitch64 = k.let("s64", "partial_pitch_bytes", "mul.wide.s32", pitch, size)
+        pitch64 = k.let("s64", "partial_pitch_bytes", "mul.wide.s32", self.width, size)
         base = k.let("s64", "partial_at", "mad.lo.s64", first, pitch64, k.param("partials"))
         k("mad.wide.s32", base, column, size, base)
 
