@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from hal_nvidia_ptx.emulator.guards import reads_of
@@ -74,7 +75,7 @@ def _blocks(function: Function) -> list[tuple[int, int]]:
     cuts = {0, count} | {pc for pc in function.labels.values() if pc < count}
     cuts |= {ins.pc + 1 for ins in function.instructions if ends_block(ins)}
     ordered = sorted(cuts)
-    return list(zip(ordered, ordered[1:], strict=False))
+    return list(itertools.pairwise(ordered))
 
 
 def ends_block(ins: Instruction) -> bool:

@@ -99,7 +99,8 @@ class Barriers:
     def _agree(self, state: _Open, expected: int, where: Array) -> bool:
         """0 and the number of all threads mean the same."""
         threads = self._run.threads
-        return bool(((state.expected[where] or threads) == (expected or threads)).all()) if where.sum() == 1 else False
+        earlier = np.where(state.expected == 0, threads, state.expected)
+        return bool(np.all(earlier[where] == (expected or threads)))
 
     def _settle(self, barrier: int, state: _Open) -> None:
         run = self._run
@@ -109,7 +110,7 @@ class Barriers:
         if over.any():
             run.find(
                 "barrier count",
-                f"barrier {barrier}: {int(state.arrived[over][0])} threads arrived, {int(needed[over][0])} were expected",
+                f"{int(state.arrived[over][0])} threads arrived at barrier {barrier} for {int(needed[over][0])}",
                 state.ins,
                 expected="as many threads as the count says",
             )

@@ -1,9 +1,10 @@
 """Lanes: which threads of the batch run an instruction, and their registers as NumPy arrays.
 
-A batch has `run.total` lanes, one per thread, CTA after CTA; each CTA's threads are padded to whole warps, so lane // 32
-is the warp. A register is one array over all lanes. A program refers to *slots*: a register seen as one dtype, a
-constant, a special register or a kernel parameter. `lanes.regs[slot]` is the slot's array for a contiguous (or strided)
-span of lanes that covers these; constants and other uniform slots have one element there, which NumPy broadcasts.
+A batch has `run.total` lanes, one per thread, CTA after CTA; each CTA's threads are padded to whole warps, so that
+lane // 32 is the warp. A register is one array over all lanes. A program refers to *slots*: a register seen as one
+dtype, a constant, a special register or a kernel parameter. `lanes.regs[slot]` is the slot's array for a contiguous (or
+strided) span of lanes that covers these; constants and other uniform slots have one element there, which NumPy
+broadcasts.
 """
 
 from __future__ import annotations

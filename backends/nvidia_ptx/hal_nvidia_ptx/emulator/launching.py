@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hal_nvidia_ptx.emulator.memory import Arena
+from hal_nvidia_ptx.emulator.shape import LaunchError, Shape
 from hal_nvidia_ptx.emulator.source import encode
 from hal_nvidia_ptx.emulator.syntax import Imm, Variable
 
 if TYPE_CHECKING:
-    from hal_nvidia_ptx.emulator.machine import Shape
     from hal_nvidia_ptx.emulator.program import Program
 
 Array: TypeAlias = NDArray[Any]
@@ -26,7 +26,6 @@ THREADS = 1024
 
 def check_shape(program: Program, shape: Shape) -> None:
     """Raises LaunchError for a launch that hardware would refuse."""
-    from hal_nvidia_ptx.emulator.machine import LaunchError
 
     def need(good: bool, text: str) -> None:
         if not good:
@@ -65,8 +64,6 @@ def check_shape(program: Program, shape: Shape) -> None:
 
 def bind(program: Program, arguments: Sequence[int | float | bytes]) -> Array:
     """The kernel's parameters as bytes. Raises LaunchError for a wrong count, kind or size."""
-    from hal_nvidia_ptx.emulator.machine import LaunchError
-
     parameters = program.function.params
     if len(arguments) != len(parameters):
         names = ", ".join(each.name for each in parameters)
@@ -80,8 +77,6 @@ def bind(program: Program, arguments: Sequence[int | float | bytes]) -> Array:
 
 
 def _bytes(program: Program, parameter: Variable, argument: int | float | bytes) -> bytes:
-    from hal_nvidia_ptx.emulator.machine import LaunchError
-
     if isinstance(argument, (bytes, bytearray)):
         if len(argument) != parameter.nbytes:
             raise LaunchError(

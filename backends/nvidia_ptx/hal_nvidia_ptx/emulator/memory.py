@@ -64,7 +64,8 @@ class Space:
     def load(self, offsets: Array, dtype: np.dtype[Any], n: int = 1) -> Array:
         """[count] or [count, n] values at byte offsets, which are aligned to the whole access."""
         view = self.view(dtype, n)
-        return view[offsets >> _log2(dtype.itemsize * n)]
+        values: Array = view[offsets >> _log2(dtype.itemsize * n)]
+        return values
 
     def store(self, offsets: Array, values: Array) -> None:
         """Put values [count] or [count, n] at byte offsets; the bytes are written from now on."""
@@ -85,7 +86,8 @@ class Space:
         """[count]: for each access WRITTEN if all its bytes are, else IN_FLIGHT if any is, else UNWRITTEN."""
         states = self.shadow[offsets[:, None] + np.arange(nbytes)]
         bad = np.where((states == IN_FLIGHT).any(1), IN_FLIGHT, UNWRITTEN)
-        return np.where((states == WRITTEN).all(1), WRITTEN, bad)
+        result: Array = np.where((states == WRITTEN).all(1), WRITTEN, bad)
+        return result
 
 
 def _typed(array: Array, dtype: Any, n: int) -> Array:
@@ -127,7 +129,7 @@ class Arena(Space):
     """Global memory: committed by the system page by page when it is touched."""
 
     def __init__(self, nbytes: int = 1 << 34) -> None:
-        self._maps = []
+        self._maps: list[mmap.mmap] = []
         super().__init__("global", self._reserve(nbytes), self._reserve(nbytes), GLOBAL_BASE)
         self.allocations: list[Allocation] = []  # by start
         self._starts: list[int] = []

@@ -26,7 +26,8 @@ from hal_nvidia_ptx.emulator.syntax import (
 SPECIAL = frozenset(
     ["%laneid", "%warpid", "%nwarpid", "%smid", "%nsmid", "%gridid", "%clock", "%clock_hi", "%clock64"]
     + ["%globaltimer", "%globaltimer_lo", "%globaltimer_hi", "%cluster_ctarank", "%cluster_nctarank"]
-    + ["%is_explicit_cluster", "%dynamic_smem_size", "%total_smem_size", "%aggr_smem_size", "%reserved_smem_offset_begin"]
+    + ["%is_explicit_cluster", "%dynamic_smem_size", "%total_smem_size", "%aggr_smem_size"]
+    + ["%reserved_smem_offset_begin"]
     + [f"%lanemask_{relation}" for relation in ("eq", "le", "lt", "ge", "gt")]
     + [
         f"%{name}.{axis}"

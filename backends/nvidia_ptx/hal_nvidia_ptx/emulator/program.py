@@ -19,7 +19,6 @@ from hal_nvidia_ptx.emulator.operands import SPECIAL
 from hal_nvidia_ptx.emulator.slots import (
     AddressSlot,
     ConstantSlot,
-    ParameterSlot,
     RegisterSlot,
     Slot,
     SpecialSlot,
@@ -84,6 +83,9 @@ class Program:
             self._op(ins, handler) for ins, handler in zip(self.instructions, self.handlers, strict=True)
         ]
         self.tails: dict[int, list[Op]] = {}
+        fixed = function.directives.get("reqnctapercluster", ())
+        x, y, z = (*fixed, 1, 1, 1)[:3]
+        self.cluster = (x, y, z)  # that the text asks for
 
     # What builders call.
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Sequence
 
 from hal_nvidia_ptx.emulator.operands import Scope, constant, parse_operand, split
 from hal_nvidia_ptx.emulator.syntax import (
     DTYPE,
     WIDTH,
-    Addr,
     Function,
     Imm,
     Instruction,
@@ -29,7 +27,7 @@ from hal_nvidia_ptx.emulator.syntax import (
 _COMMENT = re.compile(r'"[^"\n]*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _STATEMENT = re.compile(
     r"\s*(?:([A-Za-z_$%][\w$]*)\s*:(?!:)"  # 1 label
-    r"|(?:@\s*(!?)\s*([\w$%.]+)\s+)?([a-z][\w.:]*)\s*([^;{}]*(?:\{[^{}]*\}[^;{}]*)*);"  # 2 3 guard, 4 opcode, 5 operands
+    r"|(?:@\s*(!?)\s*([\w$%.]+)\s+)?([a-z][\w.:]*)\s*([^;{}]*(?:\{[^{}]*\}[^;{}]*)*);"  # guard, 4 opcode, 5 operands
     r"|([{}])|\.(\w+)|;)"  # 6 brace, 7 directive
 )
 _DECLARATION = re.compile(r"[^;={]*(=\s*)?")
@@ -37,11 +35,10 @@ _HEAD = re.compile(r"\s*(\([^()]*\))?\s*([\w$%]+)\s*(\([^()]*\))?")
 _LINKAGE = frozenset(("visible", "extern", "weak", "common"))
 _SPACES = frozenset(("reg", "shared", "local", "global", "const", "param"))
 _TUNING = frozenset(
-    "maxntid reqntid minnctapersm maxnreg maxnctapersm reqnctapercluster explicitcluster maxclusterrank noreturn"
-    " blocksareclusters pragma".split()
+    ["maxntid", "reqntid", "minnctapersm", "maxnreg", "maxnctapersm", "reqnctapercluster", "explicitcluster"]
+    + ["maxclusterrank", "noreturn", "blocksareclusters", "pragma"]
 )
 _TO_LINE_END = frozenset(("loc", "file", "address_size", "target", "version"))
-BRANCHES = frozenset(("bra", "brx", "call"))
 
 
 def parse(text: str) -> Module:
@@ -390,6 +387,3 @@ def encode(number: Imm, kind: str) -> bytes:
         form = "<I" if size == 4 else "<Q"
         return struct.pack(form, *struct.unpack(form, struct.pack("<f" if size == 4 else "<d", number.value)))
     return (int(number.value) & ((1 << 8 * size) - 1)).to_bytes(size, "little")
-
-
-__all__ = ["parse", "strip_comments", "encode", "Addr", "Sequence"]

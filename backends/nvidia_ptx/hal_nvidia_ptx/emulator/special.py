@@ -50,7 +50,8 @@ def cluster_rank(run: Run) -> Array:
     """[ctas]: the rank of each CTA of the batch in its cluster."""
     x, y, z = unravel(run.cta_ids, run.shape.grid)
     cx, cy, cz = run.shape.cluster
-    return x % cx + cx * (y % cy + cy * (z % cz))
+    rank: Array = x % cx + cx * (y % cy + cy * (z % cz))
+    return rank
 
 
 def _plain(run: Run, name: str) -> Any:

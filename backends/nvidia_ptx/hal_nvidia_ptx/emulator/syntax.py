@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -33,7 +31,7 @@ class Reg:
 
 @dataclass(frozen=True, slots=True)
 class Imm:
-    """A constant. Integers as written; floating-point ones as float, and `bits` as written for 0f… (32) and 0d… (64)."""
+    """A constant: integers as int, floating-point ones as float with `bits` for the width they are written in."""
 
     value: int | float
     bits: int = 0  # 32 for 0f…, 64 for 0d… and decimals with a point, 0 for integers
@@ -148,8 +146,9 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A declared variable. kind: the type name ("b8", "f32"); count: elements, 0 for `name[]` whose size the launch gives.
+    """A declared variable.
 
+    kind: the type name ("b8", "f32"); count: elements, 0 for `name[]` whose size the launch gives;
     initial: bytes, or None where nothing is written; relocations: (byte offset, symbol) of addresses in it.
     """
 
@@ -170,9 +169,9 @@ class Variable:
 
 @dataclass(slots=True)
 class Function:
-    """An .entry or a .func: parameters in order, registers (unique name -> type), variables, instructions, labels -> pc.
+    """An .entry or a .func: parameters in order, registers (name -> type), variables, instructions, labels -> pc.
 
-    brackets: (low, high) ranges of pc are not kept: braces only scope names. results: of a .func.
+    results: of a .func.
     """
 
     name: str

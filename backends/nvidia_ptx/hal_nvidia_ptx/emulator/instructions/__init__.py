@@ -19,7 +19,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def load() -> None:
         importlib.import_module(f"{__name__}.{module.name}")
 
 
-@lru_cache(maxsize=None)
+@cache
 def find(opcode: str) -> Handler | None:
     """The handler of an opcode, None for unknown ones."""
     load()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -19,6 +20,8 @@ Function = Callable[..., Any]
 HALVES = {"f16": "f16", "bf16": "bf16", "f16x2": "f16", "bf16x2": "bf16"}
 PACKED = frozenset(("f16x2", "bf16x2"))
 MODES = frozenset(("rn", "rz", "rm", "rp"))
+
+_NEAREST32: dict[str, Function] = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "fma": numerics.fma32}
 
 
 def mode_of(parts: Parts) -> Mode:
@@ -77,15 +80,11 @@ def _float(op: str, parts: Parts, count: int, quick: Function | None) -> Simple:
     if quick is not None and mode == "rn" and "ftz" not in parts and "sat" not in parts:
         return Simple(quick, kind, (kind,) * count)
     if quick is not None and mode == "rn":
-        function: Callable[..., Array] = (
-            {"add": np.add, "sub": np.subtract, "mul": np.multiply, "fma": numerics.fma32}[op]
-            if kind == "f32"
-            else lambda *a: numerics.rounded64(op, mode, *a)
-        )
+        function: Callable[..., Array] = _NEAREST32[op] if kind == "f32" else partial(numerics.rounded64, op, mode)
     elif kind == "f32":
-        function = lambda *a: numerics.rounded32(op, mode, *a)  # noqa: E731
+        function = partial(numerics.rounded32, op, mode)
     else:
-        function = lambda *a: numerics.rounded64(op, mode, *a)  # noqa: E731
+        function = partial(numerics.rounded64, op, mode)
     return Simple(_finish(function, parts), kind, (kind,) * count)
 
 
@@ -233,7 +232,8 @@ def _extremum(parts: Parts) -> Function:
         if not (magnitude or xorsign):
             return best(a, b, nan)
         result = best(np.abs(a), np.abs(b), nan)
-        return np.copysign(result, np.where(np.signbit(a) != np.signbit(b), -1.0, 1.0).astype(a.dtype))
+        signed: Array = np.copysign(result, np.where(np.signbit(a) != np.signbit(b), -1.0, 1.0).astype(a.dtype))
+        return signed
 
     return run
 
