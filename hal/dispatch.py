@@ -94,12 +94,13 @@ def _remember(key: Any, prepared: Callable[[tuple[Any, ...], Any], Any]) -> None
     _calls[key] = prepared
 
 
-def _forget_all() -> None:
+def forget_all() -> None:
+    """Each call is prepared anew when it next comes: for who changes what devices compute with."""
     _calls.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)  # the rules run again, and find the devices lost
+    os.register_at_fork(after_in_child=forget_all)  # the rules run again, and find the devices lost
 
 
 # ---- a call for the first time

@@ -23,7 +23,7 @@ from typing import Any
 from hal.cache import Cache
 from hal.device import Bytes, DeviceInfo, Operand
 from hal.errors import DeviceError, UnsupportedError
-from hal.kernel import Algorithm, Kernel, KernelDevice, Launch, Number
+from hal.kernel import Algorithm, Dims, Kernel, KernelDevice, Launch, Number
 from hal_nvidia_ptx.context import Context, stream_handle
 from hal_nvidia_ptx.errors import WRONG_CONTEXT
 from hal_nvidia_ptx.kernels import ALGORITHMS
@@ -114,29 +114,30 @@ class CudaDevice(KernelDevice):
                 self._modules.allow_shared(compiled, launch.shared_bytes)
 
     def launch(self, compiled: Compiled, launch: Launch, arguments: Sequence[Operand | Number], stream: Any) -> None:
-        values = [sum(x) if isinstance(x, tuple) else encode(x) for x in arguments]
+        values = [sum(x).to_bytes(8, "little") if isinstance(x, tuple) else encode(x) for x in arguments]
         self.launch_values(compiled, launch, values, stream)
 
     def launch_values(
         self,
         compiled: Compiled,
         launch: Launch,
-        values: Sequence[int],
+        values: Sequence[bytes],
         stream: Any,
-        cluster: tuple[int, int, int] | None = None,
+        cluster: Dims | None = None,
     ) -> None:
-        """`launch` with the bits of each parameter, and with clusters of blocks."""
+        """`launch` with the bytes of each parameter, and with clusters of blocks."""
         self.check()
         self.check_launch(compiled, launch)
         chosen = self.stream if stream is None else stream_handle(stream)
-        launch_once(self, compiled, launch, values, chosen, cluster)
+        with self.context.current():
+            launch_once(self, compiled, launch, values, chosen, cluster)
 
     def launch_again(self, code: Any, *arguments: Any) -> None:
         """After a launch that the driver refused: in the right context if that was the matter, else the error."""
         if int(code) not in WRONG_CONTEXT:
             raise self.context.error("cuLaunchKernelEx", code)
         with self.context.current():
-            self.context.call("cuLaunchKernelEx", *arguments)
+            self.context.call("cuLaunchKernelEx", *arguments, 0)
 
     # ---- order and time
 
@@ -163,6 +164,10 @@ class CudaDevice(KernelDevice):
     def before(self, stream: Any) -> None:
         # DLPack numbers the legacy and the per-thread default stream 1 and 2, as the driver's own handles do.
         self.wait_for(self.mark(), stream)
+
+    def after(self, stream: Any) -> None:
+        """What is queued on `stream` so far happens before what this device gets from now on."""
+        self.wait_for(self.mark(stream))
 
     def wait_for(self, mark: Mark, stream: Any = None) -> None:
         """Queue: the stream (None: the device's own) goes on once `mark` is reached."""

@@ -11,25 +11,27 @@ import ctypes
 import struct
 from array import array
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from hal.device import Operand
-from hal.kernel import F32, F64, I32, I64, In, KernelPlan, Launch, Number, Out, Scratch
+from hal.kernel import F32, F64, I32, I64, Dims, In, KernelPlan, Launch, Number, Out, Scratch
 from hal_nvidia_ptx.context import stream_handle
 
 if TYPE_CHECKING:
     from hal_nvidia_ptx.driver import CudaDevice
     from hal_nvidia_ptx.modules import Compiled
 
+PLACE = 64  # bytes: the alignment of a parameter at most, that of a tensor map
 FORMATS = {I32: "<i4x", I64: "<q", F32: "<f4x", F64: "<d"}  # of a value in its eight bytes
 
 
-def encode(number: Number) -> int:
-    """A number's bits, as the eight bytes from which the driver reads as many as the parameter has."""
-    return int.from_bytes(struct.pack(FORMATS[type(number)], number.value), "little")
+def encode(number: Number) -> bytes:
+    """A number as the eight bytes from which the driver reads as many as the parameter has."""
+    return struct.pack(FORMATS[type(number)], number.value)
 
 
-def configure(cuda: Any, launch: Launch, stream: Any, cluster: tuple[int, int, int] | None = None) -> Any:
+def configure(cuda: Any, launch: Launch, stream: Any, cluster: Dims | None = None) -> Any:
     """The CUlaunchConfig of a launch."""
     config = cuda.CUlaunchConfig()
     config.gridDimX, config.gridDimY, config.gridDimZ = launch.grid
@@ -46,10 +48,9 @@ def configure(cuda: Any, launch: Launch, stream: Any, cluster: tuple[int, int, i
     return config
 
 
-def pointers_to(values: array[int], slots: Sequence[int]) -> Any:
-    """The array of addresses of these values, which cuLaunchKernelEx calls kernelParams."""
-    base = values.buffer_info()[0]
-    return (ctypes.c_void_p * max(len(slots), 1))(*[base + 8 * slot for slot in slots])
+def pointers_to(addresses: Sequence[int]) -> Any:
+    """The array that cuLaunchKernelEx calls kernelParams."""
+    return (ctypes.c_void_p * max(len(addresses), 1))(*addresses)
 
 
 class Prepared:
@@ -66,7 +67,8 @@ class Prepared:
 
     def add(self, config: Any, function: Any, slots: Sequence[int]) -> None:
         """A launch with the values in these slots."""
-        pointers = pointers_to(self.values, slots)
+        base = self.values.buffer_info()[0]
+        pointers = pointers_to([base + 8 * slot for slot in slots])
         self.pointers.append(pointers)
         self.launches.append((config, function, ctypes.addressof(pointers)))
 
@@ -113,7 +115,7 @@ class CudaPlan(KernelPlan):
             return outputs + argument.index
         if isinstance(argument, Scratch):
             return self._first_scratch + self._offsets.index(argument.offset)
-        self._initial.append(encode(argument))
+        self._initial.append(int.from_bytes(encode(argument), "little"))
         return len(self._initial) - 1
 
     def _prepare(self) -> Prepared:
@@ -174,14 +176,18 @@ def launch_once(
     device: CudaDevice,
     compiled: Compiled,
     launch: Launch,
-    values: Sequence[int],
+    values: Sequence[bytes],
     stream: Any,
-    cluster: tuple[int, int, int] | None = None,
+    cluster: Dims | None = None,
 ) -> None:
-    """One launch with nothing kept. values: bits of each parameter of at most eight bytes."""
-    prepared = Prepared(array("Q", values), stream)
-    prepared.add(configure(device.cuda, launch, stream, cluster), compiled.function, range(len(values)))
-    ((config, function, parameters),) = prepared.launches
-    code = device.cuda.cuLaunchKernelEx(config, function, parameters, 0)[0]
+    """One launch with nothing kept. values: the bytes of each parameter."""
+    starts = list(accumulate((-(-len(value) // PLACE) * PLACE for value in values), initial=0))
+    memory = ctypes.create_string_buffer(starts[-1] + PLACE)
+    base = -(-ctypes.addressof(memory) // PLACE) * PLACE
+    for start, value in zip(starts, values):  # noqa: B905 - the last start is the end
+        ctypes.memmove(base + start, value, len(value))
+    pointers = pointers_to([base + start for start in starts[:-1]])
+    arguments = configure(device.cuda, launch, stream, cluster), compiled.function, ctypes.addressof(pointers)
+    code = device.cuda.cuLaunchKernelEx(*arguments, 0)[0]
     if code:
-        device.launch_again(code, config, function, parameters)
+        device.launch_again(code, *arguments)
