@@ -22,9 +22,9 @@ def whole(run: Run, ins: Instruction, lanes: Lanes) -> None:
     """Record warps that run an .aligned instruction though some of their lanes have ended or never were."""
     if lanes.present is None:
         return
-    gone: Array = ~run.alive_mask.reshape(-1, WARP)[lanes.warps]
+    gone = ~run.alive_mask.reshape(-1, WARP)[lanes.warps]
     if gone.any():
-        incomplete = np.broadcast_to(gone.any(1)[:, None], gone.shape)
+        incomplete = np.broadcast_to(gone.any(1, keepdims=True), gone.shape)
         run.find(
             "divergent warp",
             f"{ins.opcode} is run by a warp some of whose lanes have ended or do not exist",
