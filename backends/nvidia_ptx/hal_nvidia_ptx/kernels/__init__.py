@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hal.kernel import Algorithm
-from hal_nvidia_ptx.kernels import softmax
+from hal_nvidia_ptx.kernels import norms, softmax
 
 ALGORITHMS: Mapping[str, Algorithm] = {
     "softmax": softmax,
     "log_softmax": softmax,
+    "layernorm": norms,
+    "rmsnorm": norms,
 }

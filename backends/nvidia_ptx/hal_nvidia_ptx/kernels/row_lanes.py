@@ -25,8 +25,10 @@ class Row:
     """The head of a row kernel: whose lane this is, and the operands' rows.
 
     kind: "f32" or "f64", the type of the arithmetic. lane: of the row. n: the row's length. bucket: the power of two
-    that n is not above, and above half of which it is (unless it is 0). valid: whether there is such a row (None:
-    certain); lanes without one take the last row, and store nothing.
+    that n is not above, and above half of which it is (unless it is 0).
+
+    The last block may have more lanes than there are rows. Whole warps without a row leave; other lanes without one
+    stay, since those beside them exchange values with the whole warp, and take a row of no elements.
     """
 
     def __init__(self, k: Entry, way: Way, op_class: OpClass) -> None:
@@ -37,7 +39,7 @@ class Row:
         thread = k.let("s32", "thread", "mov.u32", "%tid.x")
         self._thread = thread
         self.lane = thread
-        self.valid: Register | None = None
+        self._valid: Register | None = None  # whether there is a row for the lane (None: certain)
         if way.rows > 1:
             self.lane = k.let("s32", "lane", "and.b32", thread, way.lanes - 1)
         row = self._row(thread)
@@ -71,15 +73,18 @@ class Row:
             rows = k.param("rows")
             of_block = k.let("s32", "row_of_block", "shr.u32", thread, way.lanes.bit_length() - 1)
             k("mad.lo.s32", row, row, way.rows, of_block)
-            self.valid = k.let("pred", "valid", "setp.lt.s32", row, rows)
-            last = k.let("s32", "last", "add.s32", rows, -1)
-            k("min.s32", row, row, last)
+            self._valid = k.let("pred", "valid", "setp.lt.s32", row, rows)
+            if way.lanes == WARP:
+                k("ret", unless=self._valid, note="no row behind the last one")
+                self._valid = None
         return row
 
     def _ends(self) -> tuple[Register, Register | None, Register | None]:
         """Elements from the lane's first one to the row's end; those of its ragged vector, and whether it has one."""
         k, way = self.k, self.way
         left = k.let("s32", "left", "mad.lo.s32", self.lane, -way.vector, self.n)
+        if self._valid is not None:
+            k("selp.s32", left, left, 0, self._valid, note="a row of no elements behind the last one")
         if way.vector == 1:
             return left, None, None
         part = k.let("s32", "part", "and.b32", left, way.step - 1, note="left is a multiple of step, plus this")
@@ -178,44 +183,58 @@ class Row:
                 k(f"mov.{kind}", end, value, when=here)
         return picked
 
-    @contextmanager
-    def storing(self) -> Iterator[None]:
-        """A block for the lanes that have a row."""
-        if self.valid is None:
-            yield
-        else:
-            with self.k.when(self.valid, "store", note="no row behind the last one"):
-                yield
+    def store_ragged(self, role: str, chunk: Chunk, values: Sequence[Sequence[Register]]) -> None:
+        """What is left of the row behind its last whole vector, out of the values of all slots."""
+        if chunk.ragged is not None:
+            with self.k.when(chunk.ragged, f"{role}_ragged", note="what is left behind the last whole vector"):
+                ends = self.pick_ragged(chunk, values)
+                self.tensors[role].store_ragged(chunk, ends, self.inside(chunk))
+
+    def store_once(self, role: str, value: Register) -> None:
+        """One element of an operand that has one a row."""
+        k, tensor = self.k, self.tensors[role]
+        first = k.let("pred", "first_lane", "setp.eq.s32", self.lane, 0)
+        if self._valid is not None:
+            k("and.pred", first, first, self._valid)
+        k(f"st.global.{value.type}", at(tensor.base), value, when=first)
 
     # ---- what the lanes find out together
 
     def fold(self, what: str, slots: Sequence[Sequence[Register]], name: str) -> Register:
-        """The sum ("add") or the largest ("max") of a lane's values: slot by slot, then pairwise."""
-        k, opcode = self.k, f"{BOTH[what]}.{self.kind}"
-        if len(slots) == 1:
-            partial = list(slots[0])
-        else:
-            partial = k.regs(self.kind, f"{name}_of", len(slots[0]))
+        """A lane's own "add", "max", or "square" (the sum of squares) of its values: slot by slot, then pairwise."""
+        k, kind = self.k, self.kind
+        opcode = f"{BOTH.get(what, BOTH['add'])}.{kind}"
+        partial = list(slots[0])
+        rest = slots[1:]
+        if what == "square":
+            partial = k.regs(kind, f"{name}_of", len(slots[0]))
+            for target, value in zip(partial, slots[0], strict=True):
+                k(f"mul.rn.{kind}", target, value, value)
+        elif rest:
+            partial = k.regs(kind, f"{name}_of", len(slots[0]))
             for target, first, second in zip(partial, slots[0], slots[1], strict=True):
                 k(opcode, target, first, second)
-        for slot in slots[2:]:
+            rest = slots[2:]
+        for slot in rest:
             for target, value in zip(partial, slot, strict=True):
-                k(opcode, target, target, value)
-        result = k.reg(self.kind, name)
-        if len(partial) == 1:
-            k(f"mov.{self.kind}", result, partial[0])
-        while len(partial) > 1:
-            pairs = zip(partial[: len(partial) // 2], partial[len(partial) // 2 :], strict=True)
-            last = len(partial) == 2
-            partial = [
-                self._both(opcode, result if last else k.reg(self.kind, f"{name}_pair"), low, high)
-                for low, high in pairs
-            ]
-        return result
+                if what == "square":
+                    k(f"fma.rn.{kind}", target, value, value, target)
+                else:
+                    k(opcode, target, target, value)
+        return self._pairwise(opcode, partial, name)
 
-    def _both(self, opcode: str, target: Register, low: Register, high: Register) -> Register:
-        self.k(opcode, target, low, high)
-        return target
+    def _pairwise(self, opcode: str, values: list[Register], name: str) -> Register:
+        """A power of two of values made one, in a register of its own."""
+        k, kind = self.k, self.kind
+        if len(values) == 1:
+            return k.let(kind, name, f"mov.{kind}", values[0])
+        while len(values) > 1:
+            half = len(values) // 2
+            names = f"{name}_pair" if half > 1 else name
+            values = [
+                k.let(kind, names, opcode, low, high) for low, high in zip(values[:half], values[half:], strict=True)
+            ]
+        return values[0]
 
     def across_warp(self, what: str, values: Sequence[Register], lanes: int = 0) -> None:
         """Replace each value by that of all lanes of the row in this warp: butterflies, so that all get the same bits.

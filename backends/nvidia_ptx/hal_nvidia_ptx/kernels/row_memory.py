@@ -164,13 +164,15 @@ class Tensor:
             for i, element in enumerate(elements):
                 k("bfi.b32", words[i // 4], element, words[i // 4], 8 * (i % 4), 8)
 
-    def store(self, chunk: Chunk, slot: int, values: Sequence[Register]) -> None:
-        """A slot's vector, rounded; nothing where it is not whole."""
+    def store(
+        self, chunk: Chunk, slot: int, values: Sequence[Register], words: Sequence[Register] | None = None
+    ) -> None:
+        """A slot's vector, rounded; nothing where it is not whole. words: the values as in memory, if known."""
         k, when, address = self._k, chunk.whole[slot], self._at(chunk, slot)
         if self._access < min(self._bytes, 4) or self._bytes < 4:
             self._store_elements(address, values, [when] * self._way.vector)
             return
-        words = pack(k, self.dtype, self._way.sm, values)
+        words = words or pack(k, self.dtype, self._way.sm, values)
         word = self._bytes // self.words
         count = self._access // word
         for piece in range(0, self.words, count):

@@ -53,7 +53,8 @@ def unpack(k: Entry, dtype: str, words: Sequence[Register], values: Sequence[Reg
     for i, value in enumerate(values):
         word, high = words[i // 2], i % 2
         if dtype == "bfloat16" and high:
-            k("and.b32", value, word, "0xffff0000", note="a bfloat16 is the upper half of a float32")
+            note = "a bfloat16 is the upper half of a float32" if i == 1 else ""
+            k("and.b32", value, word, "0xffff0000", note=note)
         elif dtype == "bfloat16":
             k("shl.b32", value, word, 16)
         elif not high:

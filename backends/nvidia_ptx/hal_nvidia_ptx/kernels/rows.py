@@ -103,7 +103,7 @@ def configs(op: Op, info: DeviceInfo) -> list[Config]:
     vector = VECTOR_BYTES // itemsize(op.dtype)
     most = _slots(op, vector)
     ways = [_held(bucket, vector, most, sm)] if bucket <= MOST_LANES * vector * most else []
-    return [*ways, _config("stream", STREAM_LANES, vector, most, 1, sm)]
+    return [*ways, _config("stream", STREAM_LANES, vector, max(most // 2, 1), 1, sm)]
 
 
 def _gatherable(op: Op, rows: Rows) -> list[tuple[int, ...]]:
@@ -121,7 +121,7 @@ def _slots(op: Op, vector: int) -> int:
 
 
 def _config(name: str, lanes: int, vector: int, slots: int, axes: int, sm: int) -> Config:
-    rows = max(BLOCK // lanes, 1) if name in ("warp", "gather") else 1
+    rows = BLOCK // lanes if lanes <= WARP else 1
     values = (("lanes", lanes), ("rows", rows), ("vector", vector), ("slots", slots), ("axes", axes), ("sm", sm))
     return Config(name, values)
 
@@ -177,11 +177,11 @@ def schedule(op: Op, config: Config, numbers: Sequence[float]) -> Schedule:
     operands = (*op.outputs, *op.inputs)
     steps = dict(zip((role for role, _ in operands), rows.row_strides, strict=True))
     strides = dict(zip((role for role, _ in operands), rows.batch_strides, strict=True))
-    number = F64 if op.dtype == "float64" else F32
+    number: type[F64] | type[F32] = F64 if op.dtype == "float64" else F32
     arguments: tuple[Argument, ...] = (
         *map(Out, range(len(op.outputs))),
         *map(In, range(len(op.inputs))),
-        *map(number, numbers),
+        *(number(value) for value in numbers),
         I32(row_length(op)),
         *([I32(rows.count)] if way.rows > 1 else []),
         *map(I32, rows.row[1:]),

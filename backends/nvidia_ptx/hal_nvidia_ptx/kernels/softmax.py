@@ -161,14 +161,10 @@ class _Softmax:
             base = None
         last = self._last(total, base)
         k.section("The results.")
-        with self.row.storing():
-            for slot, values in enumerate(kept_z):
-                self._finish(values, last)
-                self.row.tensors["out"].store(chunk, slot, values)
-            if chunk.ragged is not None:
-                with k.when(chunk.ragged, "out_ragged", note="what is left of the row behind its last whole vector"):
-                    ends = self.row.pick_ragged(chunk, kept_z)
-                    self.row.tensors["out"].store_ragged(chunk, ends, self.row.inside(chunk))
+        for slot, values in enumerate(kept_z):
+            self._finish(values, last)
+            self.row.tensors["out"].store(chunk, slot, values)
+        self.row.store_ragged("out", chunk, kept_z)
 
     def _exponentials(self, z: list[list[Register]], top: Register) -> list[list[Register]]:
         """In place: e^(z - top) (times a common factor: self.rest in the exponent of 2), or z - top for log_softmax."""
@@ -269,8 +265,7 @@ class _Softmax:
         last = self._last(total, None)
         with self.row.sweep("second") as chunk:
             z, _ = self._read(chunk, largest=False)
-            with self.row.storing():
-                self._finish_chunk(chunk, z, reference, last)
+            self._finish_chunk(chunk, z, reference, last)
 
     def _raise_reference(self, top: Register, largest: Register, sums: Compensated) -> None:
         """The reference is the largest z so far, rounded up to a whole number. So it moves by 1 at least, and sums that
@@ -317,7 +312,4 @@ class _Softmax:
                     exponential(k, value)
             self._finish(values, last)
             out.store(chunk, slot, values)
-        if chunk.ragged is not None:
-            with k.when(chunk.ragged, "out_ragged", note="what is left of the row behind its last whole vector"):
-                ends = self.row.pick_ragged(chunk, z)
-                out.store_ragged(chunk, ends, self.row.inside(chunk))
+        self.row.store_ragged("out", chunk, z)
