@@ -142,8 +142,7 @@ class EmulatedMachine(Machine):
         values: list[bytes],
         cluster: tuple[int, ...] | None,
     ) -> None:
-        from hal_nvidia_ptx.emulator.launching import launch
-        from hal_nvidia_ptx.emulator.machine import Shape
+        from hal_nvidia_ptx.emulator.machine import Shape, launch
 
         shape = Shape(grid, block, cluster or (1, 1, 1), shared)  # type: ignore[arg-type]
         outcome = launch(function.made, self._arena, shape, values)

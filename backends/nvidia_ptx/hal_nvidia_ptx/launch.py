@@ -23,6 +23,7 @@ from hal_nvidia_ptx.arguments import ADDRESSES, Placement, check_count, failure,
 from hal_nvidia_ptx.target import TARGETS
 
 if TYPE_CHECKING:
+    from hal.interop import Kind
     from hal_nvidia_ptx.emulator.syntax import Function, Module, Variable
 
 
@@ -113,26 +114,36 @@ class Entry:
             return bytes(argument)
         if is_number(argument):
             return number(self._module, self._function, parameter, argument)
-        if parameter.array or parameter.kind not in ADDRESSES:
-            problem = f"{'bytes' if parameter.array else 'a number'} wanted, {type(argument).__name__} given"
-            raise failure(self._module, self._function, parameter, problem)
         try:
             return placed.address(argument).to_bytes(8, "little")
         except ArgumentError as error:
             raise failure(self._module, self._function, parameter, str(error)) from None
 
+    def _arrays(self, arguments: Sequence[Any]) -> Iterator[tuple[Any, Kind]]:
+        """Each array with its kind. Raises ArgumentError for what is neither array, number nor bytes."""
+        from hal.interop import kind_of
+
+        for parameter, argument in zip(self._function.params, arguments, strict=True):
+            if is_number(argument) or isinstance(argument, (bytes, bytearray)):
+                continue
+            if parameter.array or parameter.kind not in ADDRESSES:
+                wanted = f"{parameter.nbytes} bytes" if parameter.array else "a number"
+                problem = f"{wanted} wanted, {type(argument).__name__} given"
+                raise failure(self._module, self._function, parameter, problem)
+            try:
+                yield argument, kind_of(argument)
+            except ArgumentError as error:
+                raise failure(self._module, self._function, parameter, str(error)) from None
+
     def _choose(self, asked: str | Device | None, arguments: Sequence[Any]) -> tuple[Any, Any]:
         """The device, and the stream that the owner of some argument works on."""
         import hal
-        from hal.interop import kind_of
 
         homes: dict[Device, Any] = {}
-        for x in arguments:
-            if not is_number(x) and not isinstance(x, (bytes, bytearray)):
-                kind = kind_of(x)
-                home = kind.device(x)
-                if home is not None:
-                    homes[home] = homes.get(home) or kind.stream(x)
+        for x, kind in self._arrays(arguments):
+            home = kind.device(x)
+            if home is not None:
+                homes[home] = homes.get(home) or kind.stream(x)
         if len(homes) > 1:
             raise DeviceError(f"kernel {self.name}: arrays on several devices: {', '.join(d.name for d in homes)}")
         named = hal.device(asked) if isinstance(asked, str) else asked

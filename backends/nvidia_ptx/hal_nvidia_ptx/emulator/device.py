@@ -10,8 +10,8 @@ from typing import Any, cast, get_args
 import numpy as np
 
 from hal.device import Bytes, DeviceInfo, Handle, Operand
-from hal.errors import DeviceError, OptionError
-from hal.kernel import F32, F64, I32, I64, Kernel, KernelDevice, Launch, Number
+from hal.errors import DeviceError, OptionError, UnsupportedError
+from hal.kernel import F32, F64, I32, I64, Dims, Kernel, KernelDevice, Launch, Number
 from hal_nvidia_ptx.emulator.machine import launch
 from hal_nvidia_ptx.emulator.memory import Arena
 from hal_nvidia_ptx.emulator.program import Program, load
@@ -71,6 +71,16 @@ class EmulatedDevice(KernelDevice):
     def launch(self, compiled: Any, launch_: Launch, arguments: Sequence[Operand | Number], stream: Any) -> None:
         shape = Shape(launch_.grid, launch_.block, compiled.cluster, launch_.shared_bytes)
         self.run(compiled, shape, [_value(argument) for argument in arguments])
+
+    def launch_values(
+        self, compiled: Program, launch_: Launch, values: Sequence[bytes], stream: Any, cluster: Dims | None = None
+    ) -> None:
+        """`launch` with the bytes of each parameter, and with clusters of blocks."""
+        if stream is not None:
+            raise UnsupportedError(f"device {self.name}: it has no streams; leave stream= away")
+        self.run(
+            compiled, Shape(launch_.grid, launch_.block, cluster or compiled.cluster, launch_.shared_bytes), values
+        )
 
     def run(self, program: Program, shape: Shape, arguments: Sequence[int | float | bytes]) -> None:
         """One launch with plain arguments. Raises DeviceError with the first finding."""
