@@ -249,11 +249,21 @@ class Program:
             at += each.nbytes
         self.parameter_bytes = at
         self.offsets: dict[str, int] = {}
-        own = set(self.function.variables)
-        everything = [v for name, v in self._variables.items() if name in own or name in self.module.variables]
+        used = self._used()
+        everything = [v for name, v in self._variables.items() if name in used and name not in self.parameters]
         self.shared_static = self._place(everything, "shared", SHARED_START) - SHARED_START
         self.local_bytes = self._place(everything, "local", LOCAL_START, "param") - LOCAL_START
         self._place_dynamic(everything)
+
+    def _used(self) -> set[str]:
+        """Names of the variables that instructions refer to."""
+        names: set[str] = set()
+        for ins in self.instructions:
+            for operand in ins.operands:
+                each = operand.base if isinstance(operand, Addr) else operand
+                if isinstance(each, Symbol):
+                    names.add(each.name)
+        return names
 
     def _place(self, variables: list[Variable], *spaces_and_start: Any) -> int:
         start = next(x for x in spaces_and_start if isinstance(x, int))

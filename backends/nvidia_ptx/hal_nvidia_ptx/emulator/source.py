@@ -301,7 +301,7 @@ class _Parser:
             self.fail(f"the .{space} declaration does not end in a semicolon", self.pos)
         self.pos += 1
         _, kind, align, names = self._head(f".{space} {head}", line)
-        for name in split(names.strip()):
+        for name in map(str.strip, names.split(",")):
             if space == "reg":
                 self._register(name, kind, position)
             else:
