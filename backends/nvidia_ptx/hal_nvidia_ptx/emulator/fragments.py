@@ -71,8 +71,8 @@ class Product:
     def _results(self, product: Array, c: Sequence[Array]) -> list[Array]:
         """Add C to the product, [W, m, n] in float64, in the layout of the registers, and round to D's type."""
         warps = len(product)
-        parts = product.reshape(warps, self.m // 8, 8, 4, 2)
-        values = [parts[:, i >> 1, :, :, i & 1].reshape(warps, 32) for i in range(self.m * self.n // 32)]
+        parts = product.reshape(warps, self.m // 8, 8, 4, 2).transpose(1, 4, 0, 2, 3)
+        values = list(np.ascontiguousarray(parts).reshape(-1, warps, 32))
         if self.d == "f64" or self.d == "f32":
             dtype = np.float64 if self.d == "f64" else np.float32
             return [(value + term).astype(dtype) for value, term in zip(values, _terms(c, self.c), strict=True)]

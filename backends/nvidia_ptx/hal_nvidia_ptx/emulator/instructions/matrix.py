@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -126,9 +127,17 @@ def _mma(ins: Instruction, program: Program) -> Op:
 
     def run_mma(run: Run, lanes: Lanes) -> None:
         whole(run, ins, lanes)
-        rows = lanes.by_warp
+        rows = _rows(lanes)
         values = product([rows(slot) for slot in a], [rows(slot) for slot in b], [rows(slot) for slot in c])
         for slot, value in zip(d, values, strict=True):
             lanes.put_by_warp(slot, value)
 
     return run_mma
+
+
+def _rows(lanes: Lanes) -> Callable[[int], Array]:
+    """lanes.by_warp, quicker where the lanes are whole warps one behind the other."""
+    if lanes.present is not None or lanes.pick is not None or lanes.count == 1:
+        return lanes.by_warp
+    regs = lanes.regs
+    return lambda slot: regs[slot].reshape(-1, WARP) if len(regs[slot]) > 1 else lanes.by_warp(slot)
