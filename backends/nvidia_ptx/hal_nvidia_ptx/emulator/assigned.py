@@ -32,7 +32,8 @@ def unassigned(function: Function, handlers: Sequence[Handler]) -> frozenset[str
                 if follower not in queued:
                     queued.add(follower)
                     work.append(follower)
-    return frozenset(name for name, mask in bit.items() if mask & _unsafe(blocks, before, uses, defines))
+    unsafe = _unsafe(blocks, before, uses, defines)
+    return frozenset(name for name, mask in bit.items() if mask & unsafe)
 
 
 def _unsafe(blocks: list[tuple[int, int]], before: list[int], uses: list[int], defines: list[int]) -> int:

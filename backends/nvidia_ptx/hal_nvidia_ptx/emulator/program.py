@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hal_nvidia_ptx.emulator import instructions
 from hal_nvidia_ptx.emulator.assigned import unassigned
+from hal_nvidia_ptx.emulator.constants import propagated
 from hal_nvidia_ptx.emulator.guards import checked, converged, guarded
 from hal_nvidia_ptx.emulator.inline import inline
 from hal_nvidia_ptx.emulator.instructions import Handler, Op
@@ -26,6 +27,7 @@ from hal_nvidia_ptx.emulator.slots import (
 from hal_nvidia_ptx.emulator.source import parse
 from hal_nvidia_ptx.emulator.syntax import (
     DTYPE,
+    RAW,
     Addr,
     Function,
     Imm,
@@ -79,6 +81,8 @@ class Program:
         self._layout()
         self.handlers = [self._handler(ins) for ins in self.instructions]
         self.unassigned = unassigned(self.function, self.handlers)
+        writers = [results(ins, handler) for ins, handler in zip(self.instructions, self.handlers, strict=True)]
+        self.instructions = propagated(self.instructions, self.handlers, writers, self.unassigned)
         self.ops: list[Op] = [
             self._op(ins, handler) for ins, handler in zip(self.instructions, self.handlers, strict=True)
         ]
@@ -297,6 +301,8 @@ def constant(number: Imm, dtype: np.dtype[Any]) -> Array:
     value = number.value
     if dtype.kind == "b":
         return np.array([bool(value)])
+    if dtype.kind == "f" and number.bits == RAW and isinstance(value, int):
+        return np.array([value], f"u{dtype.itemsize}").view(dtype)
     if dtype.kind == "f" and dtype.itemsize == 2 and isinstance(value, int):
         return np.array([value & 0xFFFF], np.uint16).view(dtype)
     if dtype.kind == "f":

@@ -29,12 +29,15 @@ class Reg:
         return self.name
 
 
+RAW = 1
+
+
 @dataclass(frozen=True, slots=True)
 class Imm:
     """A constant: integers as int, floating-point ones as float with `bits` for the width they are written in."""
 
     value: int | float
-    bits: int = 0  # 32 for 0f…, 64 for 0d… and decimals with a point, 0 for integers
+    bits: int = 0  # 32 for 0f…, 64 for 0d… and decimals with a point, 0 for integers, RAW for a register's bits
 
     def __str__(self) -> str:
         return str(self.value)
