@@ -129,7 +129,7 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
             "--traceback", action="store_true", default=argparse.SUPPRESS, help="show where in the code an error arose"
         )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for name, command in {**({} if chosen in COMMANDS else added_commands(chosen)), **COMMANDS}.items():
+    for name, command in {**COMMANDS, **({} if chosen in COMMANDS else added_commands(chosen))}.items():
         below = commands.add_parser(
             name,
             help=command.summary,
@@ -158,7 +158,7 @@ def added_commands(chosen: str | None) -> dict[str, Command]:
         if len(modules[name]) > 1:
             both = " and ".join(sorted(modules[name]))
             raise BackendUnavailable(f"the command {name} is added twice, by {both}; uninstall one of the two packages")
-    return {name: _added(min(modules[name]), name == chosen) for name in sorted(modules)}
+    return {name: _added(min(modules[name]), name == chosen) for name in sorted(modules) if name not in COMMANDS}
 
 
 def _added(module: str, chosen: bool) -> Command:

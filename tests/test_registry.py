@@ -110,7 +110,7 @@ def test_a_backend_that_does_not_import_hurts_only_who_asks_and_keeps_its_cause(
 def test_devices_leaves_out_what_breaks_the_contract(strangers: Any, source: str) -> None:
     strangers.add("hal-broken", "broken", source)
     strangers.add("hal-toy", "toy", TOY)
-    listed = strangers.code("import hal; print([d.name for d in hal.devices()])")
+    listed = strangers.code("import hal; print([d.name for d in hal.devices() if d.backend != 'ptx'])")
     assert listed.strip() == "['toy:1', 'cpu', 'toy:0', 'toy:2']"
     ((kind, text, _),) = opened(strangers, "broken:0")
     assert kind == "BackendUnavailable" and "'broken'" in text
