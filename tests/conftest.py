@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -89,6 +93,50 @@ class Strangers:
 def strangers(tmp_path: Path) -> Strangers:
     """A folder to install backends into, and processes that find them."""
     return Strangers(tmp_path)
+
+
+# ---- NVIDIA's driver, stood in for
+
+STAND_IN = Path(__file__).resolve().parent / "stand_in"
+
+
+class StandIn:
+    """Processes in which tests/stand_in is NVIDIA's driver."""
+
+    def __init__(self, library: Path, cache: Path) -> None:
+        self.library, self.cache = library, cache
+
+    def environment(self, **setup: Any) -> dict[str, str]:
+        """Of such a process; `setup` as in stand_in_driver.Setup."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("HAL_")}
+        paths = [str(STAND_IN), *filter(None, [os.environ.get("PYTHONPATH")])]
+        own = {"STAND_IN": json.dumps(setup), "STAND_IN_LIBRARY": str(self.library), "HAL_CACHE_DIR": str(self.cache)}
+        return {**kept, **own, "PYTHONPATH": os.pathsep.join(paths)}
+
+    def python(self, *arguments: str, **setup: Any) -> subprocess.CompletedProcess[str]:
+        """Run Python with these arguments."""
+        return subprocess.run(
+            [sys.executable, *arguments], env=self.environment(**setup), capture_output=True, text=True, timeout=300
+        )
+
+    def __call__(self, body: Callable[[], None], **setup: Any) -> str:
+        """Run the function's source; what it printed. It has to end well, and sees nothing from outside itself."""
+        source = f"{textwrap.dedent(inspect.getsource(body))}\n{body.__name__}()"
+        done = self.python("-c", source, **setup)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
+    """Runs a function where NVIDIA's driver is the stand-in. Needs a C compiler and cuda-bindings."""
+    pytest.importorskip("cuda.bindings")
+    if sys.platform != "linux" or not shutil.which("cc"):
+        pytest.skip("the stand-in needs Linux and a C compiler")
+    folder = tmp_path_factory.mktemp("stand-in")
+    command = "import sys, stand_in_library as s, pathlib; s.build(pathlib.Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", command, str(folder)], check=True, cwd=STAND_IN)
+    return StandIn(folder / "libcuda.so.1", folder / "cache")
 
 
 # ---- each OpenCL implementation of this machine, alone in a process

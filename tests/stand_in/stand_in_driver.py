@@ -34,7 +34,8 @@ ATTRIBUTES = {1: "threads", 16: "sms", 38: "l2", 75: "major", 76: "minor", 97: "
 class Setup:
     """targets: one GPU each. kernels: "emulated", or "nothing" where a launch does nothing. driver: CUDA's version.
 
-    memory: bytes of each GPU. fail: the result of a call instead of making it. slots: calls that do nothing in C.
+    memory: bytes of each GPU. cubins: machine code is taken, and does nothing. fail: the result of a call instead of
+    making it. slots: calls that do nothing in C.
     """
 
     targets: list[str] = field(default_factory=lambda: ["sm_80"])
@@ -43,6 +44,7 @@ class Setup:
     ptx: float = 9.0
     memory: int = 1 << 30
     pools: bool = True
+    cubins: bool = False
     fail: dict[str, int] = field(default_factory=dict)
     slots: list[str] = field(default_factory=list)
 
@@ -86,6 +88,16 @@ class Gpu:
         }
 
 
+class EveryEntry(dict[str, Function]):
+    """The entries of machine code: all that are asked for, without parameters."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> Function:
+        return Function(name, ())
+
+
 def write(address: int, value: int, kind: Any = ctypes.c_uint64) -> None:
     """Store a result where the caller wants it."""
     kind.from_address(address).value = value
@@ -110,6 +122,7 @@ class Driver:
         self._threads = threading.local()
         self._lock = threading.RLock()
         self.initialised = False
+        self.launched = 0  # the stream of the last launch
 
     def table(self) -> dict[str, Any]:
         """What to register: see stand_in_library."""
@@ -216,7 +229,10 @@ class Driver:
         if gpu is None:
             return INVALID_CONTEXT
         if ctypes.string_at(image, 4) == b"\x7fELF":
-            return NO_BINARY  # machine code is for machines
+            if not self.setup.cubins:
+                return NO_BINARY  # machine code is for machines
+            write(module, self._new("module", gpu, EveryEntry()))
+            return SUCCESS
         text = ctypes.string_at(image).decode()
         found = re.search(r"^\s*\.version\s+(\d+\.\d+)", text, re.MULTILINE)
         if found and float(found[1]) > self.setup.ptx:
@@ -418,6 +434,7 @@ class Driver:
             return OUT_OF_RESOURCES
         if gpu.error:
             return gpu.error
+        self.launched = read(config + 32)
         cluster = self._cluster(read(config + 40), read(config + 48, ctypes.c_uint))
         values = [ctypes.string_at(read(parameters + 8 * i), n) for i, n in enumerate(wanted.sizes)]
         try:

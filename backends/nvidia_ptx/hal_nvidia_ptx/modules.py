@@ -85,7 +85,11 @@ class Modules:
         cubin = self._cache.get(key) if self._cache else None
         kept = cubin is not None
         if cubin is None:
-            cubin = assembler.assemble(kernel.source, target, options=kernel.options).cubin
+            try:
+                cubin = assembler.assemble(kernel.source, target, options=kernel.options).cubin
+            except CompileError as error:
+                _log.info("ptxas %s does not assemble %s, the driver may: %s", self._assembler, kernel.entry, error.log)
+                return None
         code, module = self._context.cuda.cuModuleLoadDataEx(cubin, 0, [], [])
         if not code:
             if self._cache and not kept:
