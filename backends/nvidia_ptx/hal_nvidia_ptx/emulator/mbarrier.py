@@ -26,7 +26,7 @@ class MbarrierFault(Exception):
 
 @dataclass(slots=True)
 class Mbarrier:
-    """The state of one. made: the mbarrier.init; visible: whether a fence made it known to the asynchronous proxy.
+    """The state of one. made: the mbarrier.init; user: the instruction that last expected or completed bytes.
 
     expected: arrivals of each later phase; pending: of this one; transactions: bytes expected and not yet complete;
     announced, landed: the bytes of this phase for messages.
@@ -39,7 +39,7 @@ class Mbarrier:
     transactions: int = 0
     announced: int = 0
     landed: int = 0
-    visible: bool = False
+    user: Any = None
 
     @classmethod
     def init(cls, count: int, made: Any = None) -> Mbarrier:
@@ -68,6 +68,10 @@ class Mbarrier:
             self.pending -= taken
             count -= taken
             self._complete()
+
+    def grow(self, count: int) -> None:
+        """This phase waits for more arrivals than the others."""
+        self.pending += count
 
     def _drop(self, count: int) -> None:
         if self.expected < count:
