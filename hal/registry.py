@@ -13,6 +13,7 @@ import atexit
 import importlib.metadata
 import logging
 import os
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from hal.errors import ArgumentError, BackendUnavailable, DeviceError
 REFERENCE = "cpu"  # the one backend that the core knows by name
 GROUP = "hal.backends"
 _AFTER_FORK = "use it in the child only, or let multiprocessing use its 'spawn' start method"
+_WORD = re.compile(r"[a-z]\w*_\w+")  # an identifier of several parts, such as an architecture's: "sm_80"
 _log = logging.getLogger("hal.registry")
 
 
@@ -253,8 +255,13 @@ def _load(name: str) -> Backend:
 
 
 def _string(name: str, index: int) -> str:
+    """The canonical device string: by the device's own name where that is one word that no other has, else by index."""
     found = _state.infos[name]
-    return name if len(found) == 1 and found[0].name == name else f"{name}:{index}"
+    own = found[index].name
+    if len(found) == 1 and own == name:
+        return name
+    alone = sum(own.lower() == info.name.lower() for info in found) == 1
+    return f"{name}:{own if alone and _WORD.fullmatch(own) else index}"
 
 
 def _refuse_split(entry: DeviceEntry) -> None:

