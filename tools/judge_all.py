@@ -3,8 +3,8 @@
 Each is judged in a process of its own, OpenCL implementations as the only one there, so that a crash costs one verdict.
 Those that are emulated or check memory are slow and always judged at level smoke: rusticl on llvmpipe, and Oclgrind,
 whose log of out-of-bounds accesses, races and reads of unwritten memory has to stay empty. Oclgrind needs minutes for
-the smoke level: with `--level smoke` it gets the cases of float32 alone, with `--level full` all of them. Of the emulated
-NVIDIA GPUs, `--level smoke` takes one of each kind of kernels, and `--level full` judges all at that level.
+the smoke level: with `--level smoke` it gets the cases of float32 alone, with `--level full` all of them. Of the
+emulated NVIDIA GPUs, `--level smoke` takes one of each kind of kernels, and `--level full` judges all at that level.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def subjects(level: str, folder: Path) -> list[Subject]:
     for device in json.loads(listed.stdout)["devices"]:
         known = any(str(device["name"]).startswith(platform) for platform in platforms.values())
         emulated_twin = level == "smoke" and device["backend"] == "ptx" and device["device"] not in EMULATED
-        if not (device["backend"] == "opencl" and known or emulated_twin):
+        if not ((device["backend"] == "opencl" and known) or emulated_twin):
             found.append(Subject(device["device"], device["device"], level))
     return found
 
