@@ -92,7 +92,7 @@ class Space:
 
 def _typed(array: Array, dtype: Any, n: int) -> Array:
     usable = len(array) // (np.dtype(dtype).itemsize * n) * (np.dtype(dtype).itemsize * n)
-    view = array[:usable].view(dtype)
+    view: Array = array[:usable].view(dtype)
     return view if n == 1 else view.reshape(-1, n)
 
 

@@ -155,8 +155,10 @@ class Scheduler(ABC):
             return lanes
         rows = self.alive_mask.reshape(-1, WARP)[lanes.warps]
         wanted = rows if named is None else rows & named
-        missing = False if lanes.present is None else (wanted & ~lanes.present).any(1)
-        if not np.any(missing):
+        if lanes.present is None:
+            return lanes
+        missing: Array = np.any(wanted & ~lanes.present, axis=1)
+        if not missing.any():
             return lanes
         waits = lanes.flat(np.broadcast_to(missing[:, None], wanted.shape))
         waiting = lanes.where(waits)
