@@ -26,6 +26,9 @@ FOLDER = Path(__file__).resolve().parent / "golden" / "ptx"
 FILES = sorted(path.name for path in FOLDER.glob("*.ptx"))
 MODES: tuple[Mode, ...] = ("late", "early", "races")
 EPSILON = 2.0**-24  # of a float32 rounding; 2^-11 is that of a float16
+# What a compiler leaves out though PTX asks for it. Triton 3.9 puts a barrier, but no fence of the proxy, between
+# mbarrier.init and the tensor copies that complete on it.
+KNOWN = {("matmul_tma.triton.sm_90a.ptx", "races"): {"missing mbarrier_init fence"}}
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
 
@@ -37,6 +40,7 @@ class Launcher:
         target = re.search(r"^\.target (\w+)", self.text, re.MULTILINE)
         assert target is not None
         self.mode = mode
+        self.known = KNOWN.get((name, mode), set())
         self.program = program.load(self.text, None, target[1])
         self.arena = memory.Arena(1 << 26)
 
@@ -66,7 +70,8 @@ class Launcher:
         shape = Shape(grid=_three(grid), block=_three(block), shared=int(dynamic[1]) if dynamic else 0)
         options = Options(mode=self.mode, hazards=Races() if self.mode == "races" else None)
         outcome = machine.launch(self.program, self.arena, shape, [*arguments, *extra], options)
-        assert [finding.render() for finding in outcome.findings] == []
+        news = [finding.render() for finding in outcome.findings if finding.kind not in self.known]
+        assert news == [] and {finding.kind for finding in outcome.findings} == self.known
 
     def descriptor(self, address: int, array: Array) -> Sequence[int | bytes]:
         """The arguments that stand for a Triton tensor descriptor of 64x64 boxes of 2-byte elements."""
