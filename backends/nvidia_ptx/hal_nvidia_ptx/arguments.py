@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -22,10 +23,17 @@ ADDRESSES = ("b64", "u64", "s64")  # parameters that an array may be given for
 
 def failure(module: Module, entry: Function, parameter: Variable | None, problem: str) -> HalError:
     """The error of an argument, with the line of the text that says what is wanted."""
-    line = parameter.line if parameter else entry.line
+    line = _line_of(module, entry, parameter.name) if parameter else entry.line
     name = f"parameter {parameter.name} (.{parameter.kind})" if parameter else "the arguments"
     text = module.lines[line - 1].strip() if 0 < line <= len(module.lines) else ""
     return ArgumentError(f"kernel {entry.name}, {name}: {problem}\n  line {line}: {text}")
+
+
+def _line_of(module: Module, entry: Function, name: str) -> int:
+    """The line of a parameter's declaration: lists of them are often a line each."""
+    word = re.compile(rf"\.param\b.*(?<![\w$]){re.escape(name)}(?![\w$])")
+    later = enumerate(module.lines[entry.line - 1 :], entry.line)
+    return next((number for number, text in later if word.search(text)), entry.line)
 
 
 def check_count(module: Module, entry: Function, arguments: Sequence[Any]) -> None:
