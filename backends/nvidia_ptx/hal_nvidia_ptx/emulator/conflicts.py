@@ -43,12 +43,15 @@ Name = Callable[[int, int], str]  # kind of actor and who, in words
 class Group:
     """Lanes that execute an instruction (or issued a piece of an asynchronous one); arrays have an element for each.
 
-    who: the lanes' numbers in the batch; warp: their warps' numbers in the batch; total: lanes of the batch.
+    who: the lanes' numbers in the batch; warp: their warps' numbers in the batch; own: those within their cluster of
+    `actors` warps; lane: the lanes' numbers in their warps; total: lanes of the batch.
     """
 
-    def __init__(self, who: Ints, total: int) -> None:
+    def __init__(self, who: Ints, total: int, actors: int) -> None:
         self.who = who
         self.warp = who >> LANE
+        self.own = self.warp % actors
+        self.lane = (who & 31).astype(np.uint32)
         self.everyone = len(who) == total
         self._version = -1
         self._floors: tuple[Ints, NDArray[np.uint32]] = (self.who, np.zeros(0, np.uint32))
@@ -304,8 +307,11 @@ class Conflicts:
     ) -> None:
         """One finding for each verdict and each instruction on the other side."""
         bad = np.flatnonzero(verdict)
-        for key in np.unique(verdict[bad] << 32 | stamps[bad] >> TIME):
-            code, time = int(key) >> 32, int(key) & LOW
+        keys = np.unique(verdict[bad] << 32 | stamps[bad] >> TIME).tolist()
+        for key in keys:
+            code, time = key >> 32, key & LOW
+            if code == LANES and RACE << 32 | time in keys:  # what orders the warps orders their lanes too
+                continue
             these = bad[(verdict[bad] == code) & (stamps[bad] >> TIME == time)]
             old = apart(stamps[these[:1]])
             culprit = self.name(int(old.kind[0]), int(old.who[0]))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from hal_nvidia_ptx.emulator.lanes import Lanes
     from hal_nvidia_ptx.emulator.machine import Run
     from hal_nvidia_ptx.emulator.memory import Space
+    from hal_nvidia_ptx.emulator.program import Program
 
 AnyShadow: TypeAlias = "SharedShadow | GlobalShadow"
 Actor = Literal["cp", "bulk", "wgmma", "mbar"]
@@ -67,9 +69,8 @@ class Races:
     def start(self, run: Run) -> None:
         """A new batch."""
         self.run = run
-        width = granules(run.program.instructions)
+        width, asynchronous = _traits(run.program)
         self.memory = self._memory = self._memory or GlobalShadow(used(run), width["global"])
-        asynchronous = any(ins.opcode.startswith(ASYNCHRONOUS) for ins in run.program.instructions)
         cluster = run.shape.cluster_size
         clusters = -(-run.shape.ctas // cluster), run.first // cluster
         self.clocks = Clocks(run.ctas, run.threads // 32, cluster, asynchronous, *clusters)
@@ -77,7 +78,7 @@ class Races:
         self.first = run.first * run.threads
         self._ctas += run.cta_ids.tolist()
         self.conflicts = Conflicts(self.clocks, self._found, self._name, self.first, self._log)
-        self._everyone = Group(np.arange(run.total), run.total)
+        self._everyone = Group(np.arange(run.total), run.total, self.clocks.actors)
         self._group, self._of = self._everyone, None
         self.shared = SharedShadow(len(run.shared.bytes), width["shared"], self.clocks.readers)
         self._stride = run.shared.stride
@@ -134,7 +135,7 @@ class Races:
         actor: by what its end is waited for, groups of cp.async, of bulk copies, of wgmma, or the mbarriers at these
         offsets in shared memory.
         """
-        shadow, group = self._shadow(space), Group(np.asarray(issuers), 0)
+        shadow, group = self._shadow(space), Group(np.asarray(issuers), 0, self.clocks.actors)
         if kind == "read":
             self._read(ins, shadow, group, offsets, nbytes, ACTORS[actor], False)
             return
@@ -159,8 +160,8 @@ class Races:
         kind = BULK if kind == BYTES else kind
         self.conflicts.reads(kind)
         place = index * (length * shadow.readers)
-        column = self.clocks.column(kind, group.warp)
-        mark = ((group.who & 31) + (time << LANE)).astype(np.uint32)
+        column = group.own if kind == THREAD else self.clocks.column(kind, group.warp)
+        mark = group.lane + np.uint32(time << LANE)
         read = shadow.read.ravel()
         if index.ndim == 2:
             read[place + column[:, None]] = mark[:, None]
@@ -273,7 +274,9 @@ class Races:
 
         Those that came by `arrive` have told what they knew then.
         """
-        there, go = (Group(lanes, self.run.total).mask(self.clocks.total) for lanes in (arrived, waiting))
+        there, go = (
+            Group(lanes, self.run.total, self.clocks.actors).mask(self.clocks.total) for lanes in (arrived, waiting)
+        )
         self._arrive(ins, go if barrier in self._arrived else there, barrier, self.clocks.warps)
         self._leave(go, barrier, self.clocks.warps)
 
@@ -399,7 +402,11 @@ class Races:
         """The group of lanes; that of the last call is remembered, as groups stay the same for long."""
         if lanes is not self._of:
             self._of = lanes
-            self._group = self._everyone if lanes.count == self.run.total else Group(lanes.index, self.run.total)
+            self._group = (
+                self._everyone
+                if lanes.count == self.run.total
+                else Group(lanes.index, self.run.total, self.clocks.actors)
+            )
         return self._group
 
     def _shadow(self, space: Space) -> AnyShadow:
@@ -408,6 +415,18 @@ class Races:
     def _slots(self, offsets: Ints) -> tuple[Ints, Ints]:
         """CTA and slot of mbarriers at offsets in shared memory."""
         return offsets // self._stride, self._mbarriers.slots(offsets % self._stride)
+
+
+_TRAITS: WeakKeyDictionary[Program, tuple[dict[str, int], bool]] = WeakKeyDictionary()
+
+
+def _traits(program: Program) -> tuple[dict[str, int], bool]:
+    """Granules of a program's memory, and whether it has asynchronous instructions; looked at once."""
+    found = _TRAITS.get(program)
+    if found is None:
+        asynchronous = any(ins.opcode.startswith(ASYNCHRONOUS) for ins in program.instructions)
+        found = _TRAITS[program] = granules(program.instructions), asynchronous
+    return found
 
 
 def used(run: Run) -> int:
