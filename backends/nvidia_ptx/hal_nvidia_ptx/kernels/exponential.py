@@ -90,7 +90,7 @@ def reciprocal(k: Entry, s: Register) -> Register:
     """1 / s, in a new register: for 1 exactly 1."""
     if s.type == "f64":
         return k.let("f64", "reciprocal", "rcp.rn.f64", s)
-    near = k.let("f32", "reciprocal", "rcp.approx.f32", s)
+    near = k.let("f32", "reciprocal", "rcp.approx.ftz.f32", s)
     minus = k.let("f32", "minus", "neg.f32", s)
     residue = k.let("f32", "residue", "fma.rn.f32", minus, near, 1.0, note="a Newton step")
     k("fma.rn.f32", near, residue, near, near)

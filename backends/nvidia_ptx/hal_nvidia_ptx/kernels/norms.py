@@ -20,6 +20,8 @@ from hal.kernel import Config, Kernel, Schedule
 from hal.op import Op, OpClass
 from hal.ops.rows import row_length
 from hal_nvidia_ptx.kernels import rows
+from hal_nvidia_ptx.kernels.row_arguments import parameters as parameters_of
+from hal_nvidia_ptx.kernels.row_arguments import schedule as schedule_of
 from hal_nvidia_ptx.kernels.row_lanes import Compensated, Row
 from hal_nvidia_ptx.kernels.row_memory import Chunk
 from hal_nvidia_ptx.kernels.row_vectors import pack, unpack
@@ -36,8 +38,14 @@ configs = rows.configs
 def kernels(op_class: OpClass, config: Config) -> tuple[Kernel, ...]:
     """One kernel with the operands that the call has."""
     way = Way.of(config)
-    parameters = rows.parameters(op_class, way, NUMBERS)
-    k = Entry(f"{op_class.name}_{way.name}", parameters, threads=way.threads, doc=_doc(op_class, way))
+    parameters = parameters_of(op_class, way, NUMBERS)
+    k = Entry(
+        f"{op_class.name}_{way.name}",
+        parameters,
+        threads=way.threads,
+        min_blocks=way.min_blocks,
+        doc=_doc(op_class, way),
+    )
     _Norm(k, way, op_class).write()
     return (Kernel(k.name, module(k), tuple(name for name, _ in parameters)),)
 
@@ -45,7 +53,7 @@ def kernels(op_class: OpClass, config: Config) -> tuple[Kernel, ...]:
 def schedule(op: Op, config: Config) -> Schedule:
     """One launch."""
     n = row_length(op)
-    return rows.schedule(op, config, [op.param("eps"), 1 / n if n else float("inf")])
+    return schedule_of(op, config, [op.param("eps"), 1 / n if n else float("inf")])
 
 
 def _doc(op_class: OpClass, way: Way) -> str:

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from hal.op import OpClass
-from hal_nvidia_ptx.kernels import batch
+from hal_nvidia_ptx.kernels.row_arguments import row_addresses
 from hal_nvidia_ptx.kernels.row_memory import Chunk, Tensor
-from hal_nvidia_ptx.kernels.rows import SHARED, WARP, Way, batched
-from hal_nvidia_ptx.kernels.values import ARITHMETIC, itemsize
+from hal_nvidia_ptx.kernels.rows import SHARED, WARP, Way
+from hal_nvidia_ptx.kernels.values import ARITHMETIC
 from hal_nvidia_ptx.ptx import Entry, Register, at
 
 BOTH = {"add": "add.rn", "max": "max"}  # opcodes of what lanes do together, without the type
@@ -43,13 +43,8 @@ class Row:
         if way.rows > 1:
             self.lane = k.let("s32", "lane", "and.b32", thread, way.lanes - 1)
         row = self._row(thread)
-        wide = k.let("s64", "row_wide", "cvt.s64.s32", row) if op_class.batch_ndim else row
         operands = (*op_class.outputs, *op_class.inputs)
-        sizes = {operand.role: itemsize(operand.dtype) for operand in operands}
-        roles = batched(op_class)
-        bases = {operand.role: k.param(operand.role) for operand in operands}
-        for role, offset in batch.offsets(k, wide, op_class.batch_ndim, roles, sizes).items():
-            k("add.s64", bases[role], bases[role], offset)
+        bases = row_addresses(k, op_class, row)
         lengths = [k.param(f"length{axis}") for axis in range(1, way.axes)]
         self.tensors = {
             operand.role: Tensor(

@@ -21,6 +21,8 @@ from hal.kernel import Config, Kernel, Schedule
 from hal.op import Op, OpClass
 from hal_nvidia_ptx.kernels import rows
 from hal_nvidia_ptx.kernels.exponential import LOG2E, exponential, logarithm, reciprocal
+from hal_nvidia_ptx.kernels.row_arguments import parameters as parameters_of
+from hal_nvidia_ptx.kernels.row_arguments import schedule as schedule_of
 from hal_nvidia_ptx.kernels.row_lanes import Compensated, Row
 from hal_nvidia_ptx.kernels.row_memory import Chunk
 from hal_nvidia_ptx.kernels.row_vectors import MINUS_INFINITY, kept, unpack
@@ -37,15 +39,21 @@ configs = rows.configs
 def kernels(op_class: OpClass, config: Config) -> tuple[Kernel, ...]:
     """One kernel. It has a scale only where that is not 1."""
     way, numbers = Way.of(config), _numbers(op_class)
-    parameters = rows.parameters(op_class, way, numbers)
-    k = Entry(f"{op_class.name}_{way.name}", parameters, threads=way.threads, doc=_doc(op_class, way))
+    parameters = parameters_of(op_class, way, numbers)
+    k = Entry(
+        f"{op_class.name}_{way.name}",
+        parameters,
+        threads=way.threads,
+        min_blocks=way.min_blocks,
+        doc=_doc(op_class, way),
+    )
     _Softmax(k, way, op_class).write()
     return (Kernel(k.name, module(k), tuple(name for name, _ in parameters)),)
 
 
 def schedule(op: Op, config: Config) -> Schedule:
     """One launch."""
-    return rows.schedule(op, config, [op.param("scale")] if op.param("scale") != 1.0 else [])
+    return schedule_of(op, config, [op.param("scale")] if op.param("scale") != 1.0 else [])
 
 
 def _numbers(op_class: OpClass) -> list[str]:
