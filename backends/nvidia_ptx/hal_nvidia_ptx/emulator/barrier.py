@@ -63,6 +63,8 @@ class Barriers:
             parked = run.park(ins, lanes, f"at barrier {barrier}")
             state.waiting.append((parked, done))
         else:
+            if run.hazards is not None:
+                run.hazards.arrive(ins, lanes, barrier)
             run.go(ins.pc + 1, lanes)
         self._settle(barrier, state)
         return True

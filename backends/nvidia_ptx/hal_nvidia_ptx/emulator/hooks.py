@@ -39,6 +39,9 @@ class Hazards(Protocol):
     ) -> None:
         """Lane lanes.index[i] touches bytes offsets[i] … +nbytes. values of plain writes: [count] or [count, n]."""
 
+    def arrive(self, ins: Instruction, lanes: Lanes, barrier: int) -> None:
+        """Lanes arrive at a CTA barrier and go on without waiting for it."""
+
     def barrier(self, ins: Instruction, arrived: NDArray[Any], waiting: NDArray[Any], barrier: int) -> None:
         """A CTA barrier completed: lanes `arrived` (sorted indices, of one or many CTAs, each CTA on its own) happen
         before the continuation of `waiting`."""

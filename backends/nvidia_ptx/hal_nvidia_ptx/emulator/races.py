@@ -274,11 +274,19 @@ class Races:
 
         Those that came by `arrive` have told what they knew then.
         """
-        there, go = (
-            Group(lanes, self.run.total, self.clocks.actors).mask(self.clocks.total) for lanes in (arrived, waiting)
-        )
-        self._arrive(ins, go if barrier in self._arrived else there, barrier, self.clocks.warps)
+        go = Group(waiting, self.run.total, self.clocks.actors).mask(self.clocks.total)
+        self._share_owed(waiting)
+        self._arrive(ins, go, barrier, self.clocks.warps)
         self._leave(go, barrier, self.clocks.warps)
+
+    def _share_owed(self, waiting: Ints) -> None:
+        """What one warp read with a relaxed access is known behind the barrier to all, for the fences that follow."""
+        if not self._owed:
+            return
+        warps, width = np.unique(waiting >> LANE), self.clocks.warps
+        for warp, parcel in list(self._owed.items()):
+            for other in warps[warps // width == warp // width].tolist():
+                self._owed[other] = np.maximum(self._owed.get(other, parcel), parcel)
 
     def cluster_arrive(self, ins: Instruction, lanes: Lanes) -> None:
         """barrier.cluster.arrive."""
@@ -304,10 +312,7 @@ class Races:
         self.clocks.in_step(chosen)
         if barrier == CLUSTER:  # others may leave later; what was told by then is kept
             return
-        if chosen is None:
-            del self._arrived[barrier]
-            return
-        done = np.unique(np.flatnonzero(chosen) // width)
+        done = slice(None) if chosen is None else np.unique(np.flatnonzero(chosen) // width)
         near[:, done] = 0
         if far is not None:
             far[done] = 0
