@@ -280,6 +280,24 @@ def test_the_path_of_a_kernel_leads_past_its_early_exit(target: str) -> None:
     assert main_loop(function) is None
 
 
+def test_the_path_is_that_of_a_full_row_by_the_widest_stores() -> None:
+    """A remainder by narrow stores behind a conditional exit is not on it, nor what a branch jumps over."""
+    shown = {
+        0x00: "@P3 EXIT",
+        0x10: "LDG.E.64 R4, [R2]",
+        0x20: "@P0 BRA `(.L_x_1)",
+        0x30: "LDG.E.U16 R6, [R2]",
+        0x40: "STG.E.64 [R2], R4",
+        0x50: "@P1 EXIT",
+        0x60: "STG.E.U16 [R2], R6",
+        0x70: "EXIT",
+    }
+    line = "        /*{:04x}*/    {} ;    /* 0x0000000402047981 */\n    /* 0x000ea2000c1e1d00 */\n"
+    parts = [(".L_x_1:\n" if address == 0x40 else "") + line.format(address, text) for address, text in shown.items()]
+    path = main_path(parse("\n.text.k:\n" + "".join(parts))["k"])
+    assert [i.address for i in path.instructions] == [0x00, 0x10, 0x20, 0x40, 0x50] and path.stored_bytes == 8
+
+
 @assembles
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_120"])
 def test_the_main_loop_of_a_matmul(target: str) -> None:
@@ -288,7 +306,7 @@ def test_the_main_loop_of_a_matmul(target: str) -> None:
     assert loop.mmas == 16 and loop.count("LDSM") == 2 and loop.count("BAR") == 1 and loop.count("STG") == 0
     assert 4 / 16 <= loop.others_per_mma <= 12 / 16
     one = tensor_clocks(loop, TARGETS[target]) / 16
-    assert one == {"sm_80": 8, "sm_90": 4, "sm_120": 32}[target]
+    assert one == pytest.approx({"sm_80": 8, "sm_90": 20 / 3, "sm_120": 32}[target])
     # Loads and arithmetic alternate, so one warp leaves the pipe idle while it loads, and several fill it.
     alone, many = (utilization(loop, TARGETS[target], 4, blocks) for blocks in (1, 4))
     assert 0.2 < alone < 0.95 and many > alone + 0.04
@@ -315,7 +333,7 @@ def instruction(opcode: str, stall: int = 1, write: int = 7, wait: int = 0) -> I
     ],
 )
 def test_clocks_of_the_arithmetic(opcode: str, target: str, clocks: float) -> None:
-    assert mma_clocks(instruction(opcode), TARGETS[target]) == clocks
+    assert mma_clocks(instruction(opcode), TARGETS[target]) == pytest.approx(clocks)
 
 
 def test_a_loop_that_issues_in_time_keeps_the_pipe_full() -> None:

@@ -12,11 +12,13 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from hal.errors import BackendUnavailable, CompileError
 
@@ -25,8 +27,12 @@ VERSION = "13.5.37"
 WHEELS = {"ptxas": "nvidia-cuda-nvcc", "nvdisasm": "nvidia-cuda-nvdisasm"}
 INSTALL = "pip install --no-deps " + " ".join(f"{wheel}=={VERSION}" for wheel in WHEELS.values())
 
+WORKERS = 2  # programs at a time: more than the smallest machines have cores for
 TIMEOUT = 300.0  # seconds; the slowest kernel known takes one
 SHOWN_ERRORS = 8  # of one text; the rest are in the exception's log
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +184,8 @@ def assemble(text: str, target: str, *, options: tuple[str, ...] = ()) -> Assemb
     return Assembled(target, code, functions, complaints, messages, time.perf_counter() - start)
 
 
-def assemble_all(jobs: Iterable[tuple[str, str]], workers: int = 2) -> Iterator[Assembled | CompileError]:
-    """Assemble many (text, target) pairs, `workers` at a time, in order; what does not assemble is returned."""
+def assemble_all(jobs: Iterable[tuple[str, str]]) -> Iterator[Assembled | CompileError]:
+    """Assemble many (text, target) pairs, two at a time, in order; what does not assemble is returned."""
 
     def one(job: tuple[str, str]) -> Assembled | CompileError:
         try:
@@ -187,8 +193,19 @@ def assemble_all(jobs: Iterable[tuple[str, str]], workers: int = 2) -> Iterator[
         except CompileError as error:
             return error
 
-    with ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(one, jobs)
+    yield from in_order(one, jobs)
+
+
+def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """function(item) of each, WORKERS at a time; items are taken from the iterable only a few ahead."""
+    with ThreadPoolExecutor(WORKERS) as pool:
+        waiting: deque[Future[Result]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * WORKERS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 # ---------------------------------------------------------------- reading what ptxas says

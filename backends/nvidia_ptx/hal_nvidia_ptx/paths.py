@@ -1,7 +1,8 @@
 """What of a kernel's machine code is executed again and again: its main loop, or the path that one thread takes.
 
-Both are read off the code alone. Where a branch depends on data, the path is the one that stores most, and the shorter
-of two that store the same; every loop on it counts once. So figures of code with loops are those of one trip.
+Both are read off the code alone. Where a branch depends on data, the path is the one that stores most by the widest
+stores of the kernel, and the shortest of those: the one of a full, aligned row. Every loop on it counts once, so the
+figures of code with loops are those of one trip.
 """
 
 from __future__ import annotations
@@ -109,8 +110,9 @@ class Path:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes that the thread writes to global memory."""
-        return sum(i.width for i in self.instructions if i.name == "STG")
+        """Bytes that the thread writes to global memory by its widest stores."""
+        widths = [i.width for i in self.instructions if i.name == "STG"]
+        return sum(width for width in widths if width == max(widths))
 
     def count(self, *names: str) -> int:
         """How many have one of these opcodes."""
@@ -131,38 +133,43 @@ class Path:
 
 
 def main_path(function: Function) -> Path:
-    """The path that stores most bytes, the shortest of those."""
+    """The path that stores most bytes by the widest stores, the shortest of those."""
     code = [instruction for instruction in function.instructions if instruction.name != "NOP"]
     places = {instruction.address: place for place, instruction in enumerate(code)}
+    widest = max((i.width for i in code if i.name == "STG"), default=0)
     # best[p]: bytes stored from place p to the end, less a little for each instruction, and the place that follows.
-    best: list[tuple[float, int]] = [(float("-inf"), -1)] * (len(code) + 1)
+    best: list[tuple[float, int]] = [(0.0, END)] * len(code)
     for place in reversed(range(len(code))):
-        worth, following = max(((best[n][0], n) for n in _successors(code, place, places)), default=(0.0, -1))
-        best[place] = (worth + _worth(code[place]), following)
+        following = _successors(code, place, places)
+        worth, first = max((best[n][0] if n != END else 0.0, n) for n in following)
+        best[place] = (worth + _worth(code[place], widest), first)
     path, place = [], 0
-    while place >= 0:
+    while place != END:
         if not code[place].idle:
             path.append(code[place])
         place = best[place][1]
     return Path(tuple(path))
 
 
-def _worth(instruction: Instruction) -> float:
-    stored = instruction.width if instruction.name == "STG" else 0
-    return stored - 1e-6
+END = -1  # behind the last instruction of a path
+
+
+def _worth(instruction: Instruction, widest: int) -> float:
+    stored = instruction.name == "STG" and instruction.width == widest
+    return (widest if stored else 0) - 1e-6
 
 
 def _successors(code: Sequence[Instruction], place: int, places: dict[int, int]) -> list[int]:
     """Places that may follow, without those behind: of a loop only one trip is walked."""
     here = code[place]
-    if here.name in ("EXIT", "RET") and not here.predicate:
-        return []
-    following = [place + 1] if place + 1 < len(code) else []
+    following = [place + 1 if place + 1 < len(code) else END]
+    if here.name in ("EXIT", "RET"):
+        return [*following, END] if here.predicate else [END]
     if here.name == "BRA" and here.target is not None:
-        goal = places.get(here.target, -1)
-        conditional = bool(here.predicate) or ".DIV" in here.opcode or "U" in here.operands.split("`")[0]
+        goal = places.get(here.target, END)
+        conditional = bool(here.predicate) or "U" in here.operands.partition("`")[0]
         if not conditional:
-            return [goal] if goal > place else []
+            return [goal if goal > place else END]
         if goal > place and ".DIV" not in here.opcode:
             following.append(goal)
     return following

@@ -12,20 +12,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hal_nvidia_ptx.paths import Loop
-from hal_nvidia_ptx.sass import FMA, MMA, NO_SCOREBOARD, Instruction
+from hal_nvidia_ptx.sass import FMA, GROUP_MMA, MMA, NO_SCOREBOARD, Instruction
 from hal_nvidia_ptx.target import Target
 
 # Multiply-adds per clock and SM quarter, f32 sums, by the class of the operands: NVIDIA's published peak rates over
-# clock and SMs. sm_86, 89 and 120 at the rate of the GeForce parts, half of the workstation parts'.
+# clock and SMs. sm_86, 89 and 120 at the rate of the GeForce parts, half of the workstation parts'; sm_90 and 100 at
+# what a single warp's instructions reach, which on sm_90 is 60 % of a warp group's.
 _RATES = {
     75: {"half": 128.0, "int8": 256.0, "double": 0.5, "single": 16.0},
     80: {"half": 256.0, "tf32": 128.0, "int8": 512.0, "double": 16.0, "single": 16.0},
     86: {"half": 64.0, "tf32": 32.0, "int8": 256.0, "double": 0.5, "single": 32.0},
     89: {"half": 64.0, "tf32": 32.0, "int8": 256.0, "double": 0.5, "single": 32.0},
-    90: {"half": 512.0, "tf32": 256.0, "int8": 1024.0, "double": 32.0, "single": 32.0},
-    100: {"half": 512.0, "tf32": 256.0, "int8": 1024.0, "double": 16.0, "single": 32.0},
+    90: {"half": 307.2, "tf32": 153.6, "int8": 614.4, "double": 32.0, "single": 32.0},
+    100: {"half": 256.0, "tf32": 128.0, "int8": 512.0, "double": 16.0, "single": 32.0},
     120: {"half": 64.0, "tf32": 32.0, "int8": 256.0, "double": 0.5, "single": 32.0},
 }
+_GROUP_GAIN = 5 / 3  # a warp group's instructions over a warp's, on sm_90
 _SHAPES = {"16816": (16, 8, 16), "1688": (16, 8, 8), "16832": (16, 8, 32), "884": (8, 8, 4), "1684": (16, 8, 4)}
 _SHAPES.update({"8816": (8, 8, 16), "8832": (8, 8, 32), "16864": (16, 8, 64)})
 
@@ -49,8 +51,10 @@ def mma_clocks(instruction: Instruction, target: Target) -> float:
         pairs = 2 if instruction.name == "FFMA2" else 1
         return 32 * pairs / rates["double" if instruction.name == "DFMA" else "single"]
     m, n, k = _shape(instruction)
-    warps = 4 if instruction.name in ("HGMMA", "IGMMA", "QGMMA") else 1
-    return m * n * k / warps / rates[_operands(instruction)]
+    rate = rates[_operands(instruction)]
+    if instruction.name in GROUP_MMA:
+        return m * n * k / 4 / (rate * _GROUP_GAIN)
+    return m * n * k / rate
 
 
 def _generation(target: Target) -> int:

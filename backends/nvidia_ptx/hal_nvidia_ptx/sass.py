@@ -20,7 +20,8 @@ from hal_nvidia_ptx.assembler import tool
 NO_SCOREBOARD = 7  # what a scoreboard field says when it names none
 BYTES = 16  # of an instruction
 
-MMA = ("HMMA", "IMMA", "DMMA", "HGMMA", "IGMMA", "QGMMA", "QMMA", "OMMA")
+GROUP_MMA = ("HGMMA", "IGMMA", "QGMMA")  # of four warps together
+MMA = ("HMMA", "IMMA", "DMMA", "QMMA", "OMMA", *GROUP_MMA)
 FMA = ("FFMA", "FFMA2", "DFMA")
 LOCAL = ("LDL", "STL")
 
