@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from math import factorial, log
 
-from hal_nvidia_ptx.ptx import Entry, Register
+from hal_nvidia_ptx.ptx import Entry, Register, f64
 
 LOG2E = 1.4426950408889634
 LN2 = 0.6931471805599453
@@ -49,7 +49,7 @@ def _exponential_f64(k: Entry, d: Register) -> None:
 
 
 def logarithm(k: Entry, s: Register) -> Register:
-    """ln s for a normal s > 0, in a new register. NaN stays."""
+    """ln s for a normal s > 0 or for 0 (-inf), in a new register. NaN stays."""
     if s.type == "f32":
         result = k.let("f32", "log", "lg2.approx.f32", s)
         k("mul.rn.f32", result, result, LN2)
@@ -83,6 +83,8 @@ def _logarithm_f64(k: Entry, s: Register) -> Register:
     k("fma.rn.f64", result, e, LN2_HIGH, result)
     nothing = k.let("f64", "nothing", "sub.rn.f64", s, s, note="0, or NaN")
     k("add.rn.f64", result, result, nothing)
+    zero = k.let("pred", "zero", "setp.eq.f64", s, 0.0)
+    k("selp.f64", result, f64(float("-inf")), result, zero)
     return result
 
 
