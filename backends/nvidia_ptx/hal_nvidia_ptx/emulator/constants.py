@@ -6,39 +6,39 @@ that its member mask or shift amount is one.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from hal_nvidia_ptx.emulator.instructions import Handler
+from hal_nvidia_ptx.emulator.effects import Effect
 from hal_nvidia_ptx.emulator.syntax import DTYPE, RAW, Imm, Instruction, Operand, Reg, Vector
 
 _UNSIGNED = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 def propagated(
-    instructions: Sequence[Instruction],
-    handlers: Sequence[Handler],
-    writers: Sequence[Sequence[str]],
-    unassigned: Collection[str],
+    instructions: Sequence[Instruction], effects: Sequence[Effect], unassigned: Collection[str]
 ) -> list[Instruction]:
-    """The instructions with constants in place of such registers. writers: the registers that each writes."""
-    count: dict[str, int] = {}
-    for names in writers:
-        for name in names:
-            count[name] = count.get(name, 0) + 1
+    """The instructions with constants in place of such registers."""
+    count = Counter(name for effect in effects for name in effect.writes)
     values = {}
     for ins in instructions:
-        if ins.opcode.startswith("mov.") and ins.guard is None and len(ins.operands) == 2:
+        if ins.parts[0] == "mov" and ins.guard is None and len(ins.operands) == 2:
             target, source = ins.operands
-            if isinstance(source, Imm) and isinstance(target, Reg) and count.get(target.name) == 1:
+            if isinstance(source, Imm) and isinstance(target, Reg) and count[target.name] == 1:
                 value = _bits(source, ins.parts[-1])
                 if value is not None and target.name not in unassigned:
                     values[target.name] = value
     if not values:
         return list(instructions)
-    return [_replaced(ins, handler.writes, values) for ins, handler in zip(instructions, handlers, strict=True)]
+    return [
+        ins
+        if values.keys().isdisjoint(effect.reads)
+        else replace(ins, operands=tuple(_operand(each, values) for each in ins.operands))
+        for ins, effect in zip(instructions, effects, strict=True)
+    ]
 
 
 def _bits(number: Imm, kind: str) -> Imm | None:
@@ -50,11 +50,6 @@ def _bits(number: Imm, kind: str) -> Imm | None:
     if dtype is None or unsigned is None:
         return None
     return Imm(int(constant(number, dtype).view(unsigned)[0]), RAW)
-
-
-def _replaced(ins: Instruction, writes: int, values: dict[str, Imm]) -> Instruction:
-    changed = tuple(each if i < writes else _operand(each, values) for i, each in enumerate(ins.operands))
-    return ins if changed == ins.operands else replace(ins, operands=changed)
 
 
 def _operand(operand: Operand, values: dict[str, Imm]) -> Operand:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hal_nvidia_ptx.emulator.instructions import Handler, Op
+from hal_nvidia_ptx.emulator.effects import Effect
+from hal_nvidia_ptx.emulator.instructions import Op
 from hal_nvidia_ptx.emulator.lanes import WARP, Lanes
-from hal_nvidia_ptx.emulator.syntax import Addr, Group, Instruction, Not, Operand, Pair, Reg, Vector
+from hal_nvidia_ptx.emulator.syntax import Instruction
 
 if TYPE_CHECKING:
     from hal_nvidia_ptx.emulator.machine import Run
-    from hal_nvidia_ptx.emulator.program import Program
 
 FULL = 0xFFFFFFFF
 
@@ -79,12 +80,10 @@ def _members(run: Run, ins: Instruction, lanes: Lanes, mask: int) -> Any:
     return ((union[:, None] >> bits) & 1).astype(np.bool_)
 
 
-def checked(op: Op, ins: Instruction, handler: Handler, program: Program) -> Op:
-    """Note what is written of the registers that need it, and look before they are read."""
-    from hal_nvidia_ptx.emulator.program import results
-
-    written = [name for name in results(ins, handler) if name in program.unassigned]
-    reads = [name for name in dict.fromkeys(reads_of(ins, handler)) if name in program.unassigned]
+def checked(op: Op, ins: Instruction, effect: Effect, watched: Collection[str]) -> Op:
+    """Note what is written of the watched registers, and look before they are read."""
+    written = [name for name in effect.writes if name in watched]
+    reads = [name for name in dict.fromkeys(effect.reads) if name in watched]
     if not written and not reads:
         return op
 
@@ -104,28 +103,3 @@ def checked(op: Op, ins: Instruction, handler: Handler, program: Program) -> Op:
         return op(run, lanes)
 
     return run_checked
-
-
-def reads_of(ins: Instruction, handler: Handler) -> list[str]:
-    """Names of the registers that an instruction reads, its predicate excluded."""
-    names: list[str] = []
-    for number, operand in enumerate(ins.operands):
-        _collect(operand, number < handler.writes, names)
-    return names
-
-
-def _collect(operand: Operand, written: bool, names: list[str]) -> None:
-    if isinstance(operand, Reg):
-        if not written:
-            names.append(operand.name)
-    elif isinstance(operand, Addr):
-        _collect(operand.base, False, names)
-        if operand.coordinates is not None:
-            _collect(operand.coordinates, False, names)
-    elif isinstance(operand, (Vector, Group)):
-        for item in operand.items:
-            _collect(item, written, names)
-    elif isinstance(operand, Not):
-        names.append(operand.operand.name)
-    elif isinstance(operand, Pair) and not written:
-        names += [part.name for part in (operand.first, operand.second) if isinstance(part, Reg)]

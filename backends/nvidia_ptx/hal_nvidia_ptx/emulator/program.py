@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hal_nvidia_ptx.emulator import instructions
 from hal_nvidia_ptx.emulator.assigned import unassigned
 from hal_nvidia_ptx.emulator.constants import propagated
+from hal_nvidia_ptx.emulator.effects import effect
 from hal_nvidia_ptx.emulator.guards import checked, converged, guarded
 from hal_nvidia_ptx.emulator.inline import inline
 from hal_nvidia_ptx.emulator.instructions import Handler, Op
@@ -34,7 +35,6 @@ from hal_nvidia_ptx.emulator.syntax import (
     Instruction,
     Module,
     Operand,
-    Pair,
     PtxError,
     Reg,
     Sink,
@@ -80,12 +80,10 @@ class Program:
         self._slots: dict[Any, int] = {}
         self._layout()
         self.handlers = [self._handler(ins) for ins in self.instructions]
-        self.unassigned = unassigned(self.function, self.handlers)
-        writers = [results(ins, handler) for ins, handler in zip(self.instructions, self.handlers, strict=True)]
-        self.instructions = propagated(self.instructions, self.handlers, writers, self.unassigned)
-        self.ops: list[Op] = [
-            self._op(ins, handler) for ins, handler in zip(self.instructions, self.handlers, strict=True)
-        ]
+        self.effects = [effect(ins, handler) for ins, handler in zip(self.instructions, self.handlers, strict=True)]
+        self.unassigned = unassigned(self.function, self.effects)
+        self.instructions = propagated(self.instructions, self.effects, self.unassigned)
+        self.ops: list[Op] = [self._op(ins) for ins in self.instructions]
         self.tails: dict[int, list[Op]] = {}
         fixed = function.directives.get("reqnctapercluster", ())
         x, y, z = (*fixed, 1, 1, 1)[:3]
@@ -100,11 +98,15 @@ class Program:
         """
         if isinstance(operand, int):
             operand = self.operand(ins, operand)
-        dtype = DTYPE[kind] if isinstance(kind, str) else kind
-        key = (operand, dtype)
-        slot = self._slots.get(key)
+        quick = (operand.name, kind) if type(operand) is Reg else (operand, kind)
+        slot = self._slots.get(quick)
         if slot is None:
-            slot = self._slots[key] = self.add(self._source(ins, operand, dtype))
+            dtype = DTYPE[kind] if isinstance(kind, str) else kind
+            key = (operand, dtype)
+            slot = self._slots.get(key)
+            if slot is None:
+                slot = self._slots[key] = self.add(self._source(ins, operand, dtype))
+            self._slots[quick] = slot
         return slot
 
     def dest(self, ins: Instruction, operand: int | Operand, kind: Kind) -> int:
@@ -198,7 +200,8 @@ class Program:
             raise ins.error(f"the emulator does not know the instruction {ins.opcode}")
         return handler
 
-    def _op(self, ins: Instruction, handler: Handler) -> Op:
+    def _op(self, ins: Instruction) -> Op:
+        handler = self.handlers[ins.pc]
         try:
             op = handler.build(ins, self)
         except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -210,7 +213,7 @@ class Program:
             mask = None if handler.mask is None else self.source(ins, handler.mask, "u32")
             op = converged(op, ins, mask)
         if self.unassigned:
-            op = checked(op, ins, handler, self)
+            op = checked(op, ins, self.effects[ins.pc], self.unassigned)
         if ins.guard is not None and not handler.guarded:
             op = guarded(op, ins, self.source(ins, ins.guard, "pred"))
         return op
@@ -315,18 +318,6 @@ def constant(number: Imm, dtype: np.dtype[Any]) -> Array:
         wide = value & ((1 << 128) - 1)
         return np.array([(wide & (1 << 64) - 1, wide >> 64)], dtype)
     return np.array([value & ((1 << bits) - 1)], f"u{dtype.itemsize}").view(dtype)
-
-
-def results(ins: Instruction, handler: Handler) -> list[str]:
-    """Names of the registers that an instruction writes."""
-    names: list[str] = []
-    for operand in ins.operands[: handler.writes]:
-        each: tuple[Operand, ...] = operand.items if isinstance(operand, Vector) else (operand,)
-        for item in each:
-            for part in (item.first, item.second) if isinstance(item, Pair) else (item,):
-                if isinstance(part, Reg):
-                    names.append(part.name)
-    return names
 
 
 def load(text: str, entry: str | None, target: str) -> Program:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from hal_nvidia_ptx.emulator.assigned import ends_block
 from hal_nvidia_ptx.emulator.barrier import Barriers
 from hal_nvidia_ptx.emulator.instructions import Op
 from hal_nvidia_ptx.emulator.lanes import WARP, Array, Lanes
@@ -297,10 +298,8 @@ class Scheduler(ABC):
 def _straight(program: Program, pc: int) -> int:
     """Behind the next branch, exit or barrier from pc on: what runs as one piece."""
     instructions = program.instructions
-    count = len(instructions)
-    while pc < count:
-        name = instructions[pc].opcode.split(".", 1)[0]
+    while pc < len(instructions):
         pc += 1
-        if name in ("bra", "brx", "ret", "exit", "trap"):
+        if ends_block(instructions[pc - 1]):
             break
     return pc

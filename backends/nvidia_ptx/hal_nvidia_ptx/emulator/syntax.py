@@ -118,6 +118,9 @@ class Group:
 Operand: TypeAlias = "Reg | Imm | Symbol | Vector | Addr | Sink | Not | Pair | Group"
 
 
+_PARTS: dict[str, tuple[str, ...]] = {}
+
+
 @dataclass(slots=True)
 class Instruction:
     """One instruction.
@@ -133,10 +136,13 @@ class Instruction:
     guard: Reg | None = None
     guard_not: bool = False
     pc: int = -1
+    parts: tuple[str, ...] = field(init=False)
 
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return tuple(self.opcode.split("."))
+    def __post_init__(self) -> None:
+        known = _PARTS.get(self.opcode)
+        if known is None:
+            known = _PARTS[self.opcode] = tuple(self.opcode.split("."))
+        self.parts = known
 
     def has(self, *modifiers: str) -> bool:
         """Whether one of the modifiers (without dot) is in the opcode."""
