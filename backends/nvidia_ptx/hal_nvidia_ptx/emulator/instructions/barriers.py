@@ -240,9 +240,22 @@ class Waiting:
         return f"for the mbarrier at {state.address(place):#x} ({state.barriers.get(place)})"
 
 
+def _refused(run: Run, ins: Instruction, lanes: Lanes, done: Array) -> bool:
+    """Whether to say no at once: the first time of each wait, so that a program which ignores the answer is found."""
+    told: dict[int, Array] = run.state.setdefault("waits that were refused", {})
+    refused = told.setdefault(ins.pc, np.zeros(run.total, np.bool_))
+    waiting = lanes.index[~done]
+    first = not refused[waiting].any()
+    refused[waiting] = first
+    return first
+
+
 @instruction("mbarrier.test_wait", "mbarrier.try_wait")
 def _wait(ins: Instruction, program: Program) -> Op:
-    """Both wait here for as long as something can still happen, which PTX allows for try_wait; then they give false."""
+    """Both wait here for as long as something can still happen, which PTX allows for try_wait; then they give false.
+
+    In mode "late" they give false once before they wait.
+    """
     program.count(ins, 3, 4)
     result, address, space = program.dest(ins, 0, "pred"), program.address(ins, 1), _space(ins)
     wanted = program.source(ins, 2, "u32" if ins.has("parity") else "u64")
@@ -257,6 +270,11 @@ def _wait(ins: Instruction, program: Program) -> Op:
         done = waiting.done()
         if done.all():
             waiting.passed(lanes, where)
+            return None
+        if state.late and run.options.trips is None and _refused(run, ins, lanes, done):
+            lanes.put(result, False)
+            if done.any():
+                waiting.passed(lanes.where(done), where[done])
             return None
         if done.any():
             some = lanes.where(done)
