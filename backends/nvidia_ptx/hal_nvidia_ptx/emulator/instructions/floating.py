@@ -243,8 +243,8 @@ def _min_max(parts: Parts) -> Simple:
     plain: Function = np.minimum if name == "min" else np.maximum
     if kind in integer.INTEGERS:
         if "relu" in parts:
-            return integer.binary(lambda a, b, out: np.maximum(plain(a, b), 0, out), kind)
-        return integer.binary(plain, kind)
+            return integer.binary(lambda a, b, out: np.maximum(plain(a, b), 0, out=out), kind)
+        return integer.binary(lambda a, b, out: plain(a, b, out=out), kind)
     if kind in ("u16x2", "s16x2"):
         return _integer_pair(plain, kind)
     function = _extremum(parts)
