@@ -81,6 +81,8 @@ class _Norm:
         self.statistics = [role for role in ("mean", "rstd") if op_class.output(role)]
         digits = DIGITS[self.x] + op_class.bucket.bit_length() - 1
         self.corrected = self.centred and digits > DIGITS["float64" if self.kind == "f64" else "float32"]
+        short = self.x in ("float16", "bfloat16") and way.vector > 1
+        self.by_matrix = short and way.held and way.lanes >= rows.WARP and way.sm >= 80  # sums the row's elements
         self.eps, self.one_nth = k.param("eps"), k.param("one_nth")
         self.row = Row(k, way, op_class)
         self.count = k.let(self.kind, "count", f"cvt.rn.{self.kind}.s32", self.row.n) if self.centred else None
@@ -94,27 +96,27 @@ class _Norm:
 
     # ---- what is normalised
 
-    def _values(self, chunk: Chunk, *, store_sum: bool) -> list[list[Register]]:
-        """x, or x + residual as rounded (and stored, if asked for), of all slots; 0 behind the row's end."""
+    def _values(self, chunk: Chunk, *, store_sum: bool) -> tuple[list[list[Register]], list[list[Register]]]:
+        """x, or x + residual as rounded (and stored, if asked for), of all slots, and words; 0 behind its end."""
         k, way = self.k, self.way
         k.section("The row's elements of this lane: all loads before the first use; 0 behind its end.")
-        values = self._unpacked("v", self.row.load("x", chunk, 0.0), self.x)
+        words = self.row.load("x", chunk, 0.0)
+        values = self._unpacked("v", words, self.x)
         if not self.residual:
-            return values
+            return values, words
         added = self._unpacked("r", self.row.load("residual", chunk, 0.0), self.x)
         k.section("The sum with the residual, as rounded.")
         total = self.row.tensors["sum"]
         for slot in range(way.slots):
             for value, term in zip(values[slot], added[slot], strict=True):
                 k(f"add.rn.{self.kind}", value, value, term)
-            words = None
             if self.x in ("float16", "bfloat16"):
-                words = self._rounded(values[slot])
+                words[slot] = self._rounded(values[slot])
             if store_sum:
-                total.store(chunk, slot, values[slot], words)
+                total.store(chunk, slot, values[slot], words[slot])
         if store_sum:
             self.row.store_ragged("sum", chunk, values)
-        return values
+        return values, words
 
     def _unpacked(self, name: str, words: list[list[Register]], dtype: str) -> list[list[Register]]:
         if dtype in ("float32", "float64"):
@@ -126,26 +128,28 @@ class _Norm:
             unpack(self.k, dtype, slot, of_slot)
         return values
 
-    def _rounded(self, values: list[Register]) -> list[Register] | None:
-        """Round to x's dtype in place; the words, where the elements make whole ones."""
-        padded = values if len(values) > 1 else values * 2
-        words = pack(self.k, self.x, self.way.sm, padded)
+    def _rounded(self, values: list[Register]) -> list[Register]:
+        """Round to x's dtype in place; the words of it."""
+        words = pack(self.k, self.x, self.way.sm, values if len(values) > 1 else values * 2)
         unpack(self.k, self.x, words, values)
-        return words if len(values) > 1 else None
+        return words
 
     # ---- rows in registers
 
     def _held(self) -> None:
         k, kind = self.k, self.kind
         chunk = self.row.chunk()
-        values = self._values(chunk, store_sum=True)
+        values, words = self._values(chunk, store_sum=True)
         if not self.centred:
             k.section("1 / the root of the mean square.")
             (square,) = self.row.total([self.row.fold("square", values, "square")], "squares")
             rstd = self._root(square, None)
         else:
             k.section("The mean.")
-            (total,) = self.row.total([self.row.fold("add", values, "sum")], "sums")
+            if self.by_matrix:
+                (total,) = self.row.total_of_warps([self.row.sum_of_words(self.x, words, "sum")], "sums")
+            else:
+                (total,) = self.row.total([self.row.fold("add", values, "sum")], "sums")
             mean = self._mean(total, "mean")
             self._subtract(chunk, values, mean)
             k.section("1 / the root of the variance.")
@@ -218,7 +222,8 @@ class _Norm:
         k.section("The results.")
         certain = way.slots - len(chunk.unsure)
         # Weights of a slot that may lie behind the row's end go where those of an earlier one were: they need no zeros.
-        ring = certain or way.slots
+        # Where a block has all the lanes it can have, registers are few.
+        ring = 1 if way.lanes == rows.MOST_LANES else certain or way.slots
         words = {role: self.row.tensors[role].registers(ring) for role in self.parameters}
         for slot, of_slot in enumerate(values):
             loaded = []
@@ -265,7 +270,7 @@ class _Norm:
         k, kind = self.k, self.kind
         first = Compensated(k, kind, "sum")
         with self.row.sweep("first") as chunk:
-            values = self._values(chunk, store_sum=self.residual)
+            values, _ = self._values(chunk, store_sum=self.residual)
             first.add(self.row.fold("add" if self.centred else "square", values, "of_chunk"))
         (total,) = self.row.total([first.result("total")], "sums")
         mean = correction = None
@@ -277,7 +282,7 @@ class _Norm:
             self._store_mean_of(mean, correction)
         self._store_rstd(rstd)
         with self.row.sweep("last") as chunk:
-            values = self._values(chunk, store_sum=False)
+            values, _ = self._values(chunk, store_sum=False)
             for amount in (amount for amount in (mean, correction) if amount is not None):
                 for value in (value for slot in values for value in slot):
                     k(f"sub.rn.{kind}", value, value, amount)
@@ -289,7 +294,7 @@ class _Norm:
         squares = Compensated(k, kind, "square")
         rest = Compensated(k, kind, "rest") if self.corrected else None
         with self.row.sweep("second") as chunk:
-            values = self._values(chunk, store_sum=False)
+            values, _ = self._values(chunk, store_sum=False)
             self._subtract(chunk, values, mean)
             squares.add(self.row.fold("square", values, "square_of_chunk"))
             if rest is not None:

@@ -231,12 +231,29 @@ class Row:
             ]
         return values[0]
 
-    def across_warp(self, what: str, values: Sequence[Register], lanes: int = 0) -> None:
+    def sum_of_words(self, dtype: str, words: Sequence[Sequence[Register]], name: str) -> Register:
+        """The sum of all 16-bit elements of a warp's words by its matrix unit; every lane gets it.
+
+        Four words a lane are a 16 x 16 matrix, whichever element stands where; times ones it gives the sums of its
+        rows, the same two to four neighbouring lanes. The products are exact, the sums float32.
+        """
+        k, kind = self.k, {"bfloat16": "bf16", "float16": "f16"}[dtype]
+        one = k.let("b32", "ones", "mov.b32", "0x3F803F80" if dtype == "bfloat16" else "0x3C003C00")
+        sums = k.regs("f32", f"{name}_of", 4)
+        for part in sums:
+            k("mov.f32", part, 0.0)
+        for slot in words:
+            k(f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32", sums, slot, [one, one], sums)
+        total = k.let("f32", name, "add.rn.f32", sums[0], sums[2], note="rows lane / 4 and 8 below")
+        self.across_warp("add", [total], nearest=4)
+        return total
+
+    def across_warp(self, what: str, values: Sequence[Register], lanes: int = 0, nearest: int = 1) -> None:
         """Replace each value by that of all lanes of the row in this warp: butterflies, so that all get the same bits.
 
-        lanes: among how many neighbours; by default those of the row."""
+        lanes: among how many neighbours; by default those of the row. nearest: of which every so many are alike."""
         distance = min(lanes or self.way.lanes, WARP) // 2
-        while distance:
+        while distance >= nearest:
             others = [self._exchanged(value, distance) for value in values]
             for value, other in zip(values, others, strict=True):
                 self.k(f"{BOTH[what]}.{value.type}", value, value, other)
@@ -282,6 +299,10 @@ class Row:
     def total(self, values: Sequence[Register], name: str) -> Sequence[Register]:
         """The sums over all lanes of the row, in registers of their own where a block has them; one barrier at most."""
         self.across_warp("add", values)
+        return self.total_of_warps(values, name)
+
+    def total_of_warps(self, values: Sequence[Register], name: str) -> Sequence[Register]:
+        """The sums over the warps of the row."""
         if self.warps == 1:
             return values
         found = self.across_block(values, name)
