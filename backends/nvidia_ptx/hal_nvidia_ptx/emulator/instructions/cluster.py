@@ -221,15 +221,14 @@ def _bring(run: Run, arrival: Arrival, data: Array) -> None:
 def _setmaxnreg(ins: Instruction, program: Program) -> Op:
     """Warps of a warpgroup change how many registers they may use; the CTA's registers stay as many as at launch."""
     program.count(ins, 1)
-    count, increases = program.constant(ins, 0), ins.has("inc")
+    count = program.constant(ins, 0)
     if not 24 <= count <= 256 or count % 8:
         raise ins.error("setmaxnreg takes 24 to 256 registers, a multiple of 8")
 
     def run_setmaxnreg(run: Run, lanes: Lanes, groups: Array) -> None:
         held = _held(run)
         held[lanes.warps] = count
-        if increases:
-            _check_pool(run, ins, lanes, held)
+        _check_pool(run, ins, lanes, held)
 
     return together(ins, run_setmaxnreg)
 
