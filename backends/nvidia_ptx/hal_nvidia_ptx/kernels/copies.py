@@ -134,15 +134,20 @@ class Copies:
             last = k.let("s32", f"{name}_last", "sub.s32", extent, in_piece)
             k("min.s32", place, place, last, note="past the end: the last one again")
         self.base = k.let("s64", f"{name}_base", "mad.wide.s32", place, walk.size, base)
-        self.block_bytes = k.let("s64", f"{name}_block", "mul.lo.s64", pitch, walk.tile.lines, note="from block to block")
+        self.block_bytes = k.let(
+            "s64", f"{name}_block", "mul.lo.s64", pitch, walk.tile.lines, note="from block to block"
+        )
         return [
             k.let("s32", f"{name}_k", "add.s32", self.line, i * walk.lines) if i else self.line
             for i in range(walk.passes)
         ]
 
-    def seek(self, block: Register) -> None:
+    def seek(self, block: Register | int) -> None:
         """The next block is this one."""
         k = self.k
+        if block == 0:
+            k("mov.s64", self.at, self.base)
+            return
         block64 = k.let("s64", f"{self.role}_block64", "cvt.s64.s32", block)
         k("mad.lo.s64", self.at, block64, self.block_bytes, self.base)
 
@@ -167,14 +172,14 @@ class Copies:
         return self.k.let("pred", f"{self.role}_copies", "and.pred", when, self.works)
 
     def _place(self, i: int) -> tuple[Register, int]:
-        """Where piece i goes in the stage that `_aim` chose: a register and a constant."""
+        """Where piece i goes in the stage that `aim` chose: a register and a constant."""
         walk = self.walk
         return self._turned[self._turn(i)], i * walk.lines * walk.tile.pitch
 
     def _turn(self, i: int) -> int:
         return self.walk.tile.swizzled(i * self.walk.lines) * CHUNK
 
-    def _aim(self, stage: Register) -> None:
+    def aim(self, stage: Register | int) -> None:
         """Addresses in the stage at this offset, one for each value of the swizzle among the passes."""
         k = self.k
         for turn in dict.fromkeys([0, *(self._turn(i) for i in range(self.walk.passes))]):
@@ -186,16 +191,17 @@ class Copies:
                 k("add.s32", self._turned[0], self.to, stage)
 
     def _source(self, i: int) -> Register:
+        """The address of piece i: a pointer a piece would need twice the registers that 32-bit offsets do."""
         return self.k.let("s64", f"{self.role}_from", "mad.wide.s32", self.offsets[i], self.walk.width, self.at)
 
 
 class AsyncCopies(Copies):
     """cp.async: nothing passes through registers, and zeros can be written instead of what lies past the end of k."""
 
-    def first(self, stage: Register, remaining: Register) -> None:
+    def first(self, stage: Register | int, remaining: Register) -> None:
         """The block that ends after `remaining` steps of k."""
         k, width = self.k, self.walk.width
-        self._aim(stage)
+        self.aim(stage)
         nbytes = k.reg("s32", f"{self.role}_bytes")
         for i in range(self.walk.passes):
             if i == 0 or not self.walk.along_k:
@@ -203,12 +209,12 @@ class AsyncCopies(Copies):
             target, constant = self._place(i)
             k(self._opcode, at(target, constant), at(self._source(i)), width, nbytes, when=self.works)
 
-    def block(self, stage: Register, when: Register) -> list[Emit]:
-        """A whole block, where `when` holds; the instructions, to be written between others."""
-        k, guard = self.k, [when]
+    def part(self, number: int, parts: int, when: Register) -> list[Emit]:
+        """One of `parts` parts of a whole block's copies, where `when` holds, to the stage that `aim` chose;
+        instructions to be written between others."""
+        k, guard, passes = self.k, [when], self.walk.passes
 
         def begin() -> None:
-            self._aim(stage)
             guard[0] = self._working(when)
 
         def copy(i: int) -> Emit:
@@ -218,7 +224,8 @@ class AsyncCopies(Copies):
 
             return emit
 
-        return [begin, *(copy(i) for i in range(self.walk.passes)), self.step]
+        chosen = range(passes * number // parts, passes * (number + 1) // parts)
+        return [begin, *map(copy, chosen), *([self.step] if number == parts - 1 else [])]
 
     @property
     def _opcode(self) -> str:
@@ -254,7 +261,11 @@ class StagedCopies(Copies):
             guard[0] = self._working(when)
 
         def load(i: int) -> Emit:
-            return lambda: [self._load(i, j, guard[0]) for j in range(CHUNK // self.walk.width)] and None
+            def emit() -> None:
+                for j in range(CHUNK // self.walk.width):
+                    self._load(i, j, guard[0])
+
+            return emit
 
         return [begin, *(load(i) for i in range(self.walk.passes)), self.step]
 
@@ -275,10 +286,10 @@ class StagedCopies(Copies):
         else:
             k(f"ld.global.nc.{'b16' if width == 2 else 'u8'}", registers[j], at(self._from, j * width), when=when)
 
-    def store(self, stage: Register, when: Register | None) -> None:
+    def store(self, stage: Register | int, when: Register | None) -> None:
         """What was loaded, to the stage at this offset."""
         k = self.k
-        self._aim(stage)
+        self.aim(stage)
         when = self._working(when) if when is not None else self.works
         for i, registers in enumerate(self._staged):
             target, constant = self._place(i)
@@ -294,7 +305,8 @@ class StagedCopies(Copies):
         words = []
         for i in range(0, 16, 4):
             low, high = (
-                k.let("b32", f"{self.role}_half", "prmt.b32", registers[j], registers[j + 1], "0x0040") for j in (i, i + 2)
+                k.let("b32", f"{self.role}_half", "prmt.b32", registers[j], registers[j + 1], "0x0040")
+                for j in (i, i + 2)
             )
             words.append(k.let("b32", name, "prmt.b32", low, high, "0x5410"))
         return words

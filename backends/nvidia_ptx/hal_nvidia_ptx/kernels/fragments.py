@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hal_nvidia_ptx.ptx import Entry, Register, at
+from hal_nvidia_ptx.ptx import Address, Entry, Register, at
 
 CHUNK = 16  # bytes that lie together in shared memory
 LINE_OF_BANKS = 128  # bytes that shared memory serves at once
@@ -142,8 +142,9 @@ def shared(role: str, dtype: str, along_k: bool, lines: int, pitch: int) -> Shar
 class Reader:
     """Reads one operand's units from shared memory.
 
-    `lane`: a register, address of this lane's part in stage 0. `advance` moves to another stage; the variants of the
-    address, one for each value of the three chunk bits, are made at their first use after that.
+    A lane's address differs from unit to unit and step to step in constants only, and in the three chunk bits that the
+    swizzle turns: there is a register for each value of these that occurs. The stage is added anew in each step, since
+    it is the same for all threads: the assembler then puts it into the load's own address.
     """
 
     def __init__(self, k: Entry, role: str, dtype: str, along_k: bool, tile: Shared) -> None:
@@ -151,8 +152,8 @@ class Reader:
         self.way = way(role, dtype, along_k)
         self.wide = dtype == "float64"
         self.transposes = dtype == "int8" and not along_k
-        self._current: dict[int, Register] = {}
-        self._fresh: set[int] = set()
+        self._lanes: dict[int, Register] = {}
+        self._at: dict[int, Register] = {}
 
     def start(
         self, base: Register | str, lane: Register, first_line: Register | int, first_chunk: Register | int
@@ -167,13 +168,20 @@ class Reader:
         offset = swizzled_offset(k, name, self.tile, line, chunk)
         if self.way.byte:
             k("add.s32", offset, offset, fields(k, f"{name}_byte", lane, self.way.byte))
-        self.lane = k.let("s32", f"{name}_lane", "add.s32", offset, base, note="this lane's, in stage 0")
-        self._current[0] = k.reg("s32", f"{name}_at")
+        k("add.s32", offset, offset, base)
+        self._lanes[0] = offset
 
-    def advance(self, stage: Register) -> None:
-        """From here on read the stage at this offset, in bytes."""
-        self.k("add.s32", self._current[0], self.lane, stage)
-        self._fresh = {0}
+    def prepare(self, units: int, steps: int) -> None:
+        """The addresses in stage 0 of all that is going to be loaded."""
+        k, halves = self.k, (0, 1) if self.way.name == "ld" else (0,)
+        places = [(u, s, h, q) for u in range(units) for s in range(steps) for h in halves for q in halves]
+        for turned in dict.fromkeys(self._turned(*place) for place in places):
+            if turned not in self._lanes:
+                self._lanes[turned] = k.let("s32", f"{self.role}_lane_x{turned}", "xor.b32", self._lanes[0], turned)
+
+    def aim(self, stage: Register) -> None:
+        """What is loaded from here on lies in the stage at this offset, in bytes."""
+        self._stage, self._at = stage, {}
 
     def registers(self, units: int, name: str) -> list[list[Register]]:
         """Four for each unit."""
@@ -190,16 +198,23 @@ class Reader:
             h, q = (i & 1, i >> 1) if self.role == "a" else (i >> 1, i & 1)
             self.k(f"ld.shared.{register.type}", register, self._address(unit, step, h, q), when=when)
 
-    def _address(self, unit: int, step: int, h: int, q: int):  # type: ignore[no-untyped-def]
-        w, tile = self.way, self.tile
+    def _constant(self, unit: int, step: int, h: int, q: int) -> tuple[int, int]:
+        """(lines, chunks) of a register's place beyond the lane's own."""
+        w = self.way
         line, chunk = (unit * w.unit[i] + step * w.step[i] + h * w.h[i] + q * w.q[i] for i in (0, 1))
-        turned = (chunk % (LINE_OF_BANKS // CHUNK) if tile.pitch >= LINE_OF_BANKS else chunk) * CHUNK
-        if turned not in self._current:
-            self._current[turned] = self.k.reg("s32", f"{self.role}_at_x{turned}")
-        if turned not in self._fresh:
-            self.k("xor.b32", self._current[turned], self._current[0], turned)
-            self._fresh.add(turned)
-        return at(self._current[turned], line * tile.pitch + chunk * CHUNK - turned)
+        return line, chunk
+
+    def _turned(self, unit: int, step: int, h: int, q: int) -> int:
+        """The part of the constant, in bytes, that goes through the exclusive or."""
+        return self._constant(unit, step, h, q)[1] * CHUNK % min(self.tile.pitch, LINE_OF_BANKS)
+
+    def _address(self, unit: int, step: int, h: int, q: int) -> Address:
+        line, chunk = self._constant(unit, step, h, q)
+        turned = self._turned(unit, step, h, q)
+        if turned not in self._at:
+            name = f"{self.role}_at" + (f"_x{turned}" if turned else "")
+            self._at[turned] = self.k.let("s32", name, "add.s32", self._lanes[turned], self._stage)
+        return at(self._at[turned], line * self.tile.pitch + chunk * CHUNK - turned)
 
     def ready(self, unit: Sequence[Register]) -> list[Register]:
         """The unit as the instruction wants it: float32 rounded to tf32; pairs of bytes put in order."""

@@ -29,6 +29,8 @@ from hal_nvidia_ptx.kernels.vectors import Vectors, elements
 from hal_nvidia_ptx.ptx import Entry, Register, at, module
 
 GROUP = 8  # rows of tiles that are walked together: their parts of a and b then stay in the L2 cache
+import os
+LEAD=float(os.environ.get('LEAD','1'))
 UNIT = 16  # rows, or columns, of what a reader loads at once
 LEAST_ASYNC = 4  # bytes of the narrowest cp.async
 
@@ -268,6 +270,7 @@ class _Writer:
             part = own if along else own * self.size // CHUNK
             first = k.let("s32", f"{role}_first", "mul.lo.s32", self.warp[role], part)
             self.readers[role].start(memory, self.lane, first if along else 0, 0 if along else first)
+            self.readers[role].prepare(self.units[role], self.steps)
         self.sets = {
             role: [self.readers[role].registers(self.units[role], f"{role}{'xy'[i]}_") for i in (0, 1)] for role in "ab"
         }
@@ -292,7 +295,8 @@ class _Writer:
             k.section(f"Block {stage} to stage {stage}, if there is one.")
             exists = k.let("pred", "exists", "setp.gt.s32", self.left, stage)
             for copies in self._async:
-                _emit(copies.block(stage * self.stage, exists))
+                copies.aim(stage * self.stage)
+                _emit(copies.part(0, 1, exists))
             k("cp.async.commit_group")
         k.section("Sums, and the first fragments.")
         flat = k.regs(self.type, "sum", 4 * self.units["a"] * 2 * self.units["b"])
@@ -305,10 +309,12 @@ class _Writer:
             staged.store(0, None)
             _emit(staged.block(second))
         self.read = k.let("s32", "stage", "mov.s32", 0, note="the one that is multiplied")
-        self.free = k.let("s32", "free_stage", "mov.s32", (tile.stages - 1) * self.stage, note="the one before it")
+        self.ahead = k.reg("pred", "ahead")
         self._await()
-        self._advance_readers()
         _emit(self._fragments(0, 0, None))
+        for copies in self._async:
+            copies.aim((tile.stages - 1) * self.stage)
+        _emit(self._copies(0))
 
     def _await(self) -> None:
         """Every thread's copies of the next block are there, and nobody reads the block before any more."""
@@ -316,12 +322,10 @@ class _Writer:
             self.k("cp.async.wait_group", self.tile.stages - 2)
         self.k("bar.sync", 0)
 
-    def _advance_readers(self) -> None:
-        for reader in self.readers.values():
-            reader.advance(self.read)
-
     def _fragments(self, step: int, into: int, when: Register | None) -> list[Emit]:
-        """Loads of a step's fragments."""
+        """Loads of a step's fragments from the stage that is read."""
+        for reader in self.readers.values():
+            reader.aim(self.read)
 
         def load(role: str, unit: int) -> Emit:
             return lambda: self.readers[role].load(unit, step, self.sets[role][into][unit], when)
@@ -336,29 +340,48 @@ class _Writer:
         """One block of k; the predicate whether there is another."""
         k, tile = self.k, self.tile
         more = k.let("pred", "more", "setp.gt.s32", self.left, 1)
-        ahead = k.let("pred", "ahead", "setp.ge.s32", self.left, tile.stages) if self._async else more
         later = k.let("pred", "later", "setp.gt.s32", self.left, 2) if self._staged else more
         k("sub.s32", self.left, self.left, 1)
-        copying = [emit for copies in self._async for emit in copies.block(self.free, ahead)]
         parts = self.steps - 1
         for step in range(parts):
             k.section(f"Step {step}: multiply it; fragments of step {step + 1}; copies of block i + {tile.stages - 1}.")
-            share = copying[len(copying) * step // parts : len(copying) * (step + 1) // parts]
+            share = self._copies(step + 1)
             self._multiply(step % 2, _merged(self._fragments(step + 1, (step + 1) % 2, None), share))
         k.section(f"Step {parts}: the barrier; multiply it; the first fragments of block i + 1.")
         if self._async:
             k("cp.async.commit_group")
-            k("mov.s32", self.free, self.read)
-        k("add.s32", self.read, self.read, self.stage)
-        end = k.let("pred", "end_of_ring", "setp.eq.s32", self.read, tile.stages * self.stage)
-        k("selp.s32", self.read, 0, self.read, end)
+            for copies in self._async:
+                copies.aim(self.read)  # nobody reads it behind the barrier
+        self._next_stage()
         for staged in self._staged:
             staged.store(self.read, more)
         self._await()
-        self._advance_readers()
         loads = [emit for staged in self._staged for emit in staged.block(later)]
-        self._multiply(parts % 2, [*self._fragments(0, (parts + 1) % 2, more), *loads])
+        first = self._fragments(0, (parts + 1) % 2, more)
+        self._multiply(parts % 2, [*_merged(first, self._copies(0)), *loads])
         return more
+
+    def _next_stage(self) -> None:
+        k, ring = self.k, self.tile.stages * self.stage
+        k("add.s32", self.read, self.read, self.stage)
+        if ring & (ring - 1) == 0:
+            k("and.b32", self.read, self.read, ring - 1, note="round the ring")
+            return
+        end = k.let("pred", "end_of_ring", "setp.eq.s32", self.read, ring)
+        k("selp.s32", self.read, 0, self.read, end)
+
+    def _copies(self, part: int) -> list[Emit]:
+        """A part of the copies of a block into the free stage: the first part comes in the last step of the block
+        before, the others follow step by step. In the first part block i + stages - 1 is the next to copy, where
+        `blocks_left` counts from i on."""
+        k = self.k
+        copying = self._async
+
+        def begin() -> None:
+            k("setp.ge.s32", self.ahead, self.left, self.tile.stages)
+
+        emits = [emit for copies in copying for emit in copies.part(part, self.steps, self.ahead)]
+        return [begin, *emits] if copying and part == 0 else emits
 
     def _multiply(self, which: int, others: Sequence[Emit]) -> None:
         """A step's multiplications, and other instructions between them."""
@@ -440,7 +463,7 @@ def _product(k: Entry, opcode: str, sums: list[Register], a: list[Register], b: 
 
 def _merged(first: Sequence[Emit], second: Sequence[Emit]) -> list[Emit]:
     """Both sequences in one, in proportion."""
-    placed = [((i + 1) / (len(x) + 1), n, i, emit) for n, x in enumerate((first, second)) for i, emit in enumerate(x)]
+    placed = [((i + 1) / (len(x) + 1) * (LEAD if n and len(first)>20 else 1), n, i, emit) for n, x in enumerate((first, second)) for i, emit in enumerate(x)]
     return [emit for _, _, _, emit in sorted(placed, key=lambda entry: entry[:3])]
 
 

@@ -101,9 +101,7 @@ def _stores(block: Block, of_unit: Sequence[Register], h: int) -> list[tuple[int
     quads = [of_unit[i + 2 * h : i + 2 * h + 2] for i in range(0, len(of_unit), 4)]
     if not block.columns_changed:
         return [(j, list(pair)) for j, pair in enumerate(quads)]
-    return [
-        (j, [quads[j + e][c] for c in (0, 1) for e in (0, 1)]) for j in range(0, len(quads), 2)
-    ]
+    return [(j, [quads[j + e][c] for c in (0, 1) for e in (0, 1)]) for j in range(0, len(quads), 2)]
 
 
 def _place(k: Entry, block: Block, row: Register, chunk: Register) -> Register:
