@@ -347,9 +347,7 @@ class Flight:
         """The oldest transfer that somebody waits for, else the oldest of all, else a wait that may be given up."""
         if not self.transfers:
             return self._give_up_one()
-        awaited: set[int] = set()
-        for parked in self.run.parked:
-            awaited.update(getattr(parked.ready, "awaited", ()))
+        awaited = self._awaited()
         chosen = next((t for t in self.transfers if t.barrier in awaited), self.transfers[0])
         self.deliver(chosen)
         return True
@@ -367,7 +365,17 @@ class Flight:
                 give_up(parked)
                 self.run.unpark(parked)
                 return True
+        for offset in sorted(self._awaited()):
+            if offset in self.barriers:
+                self._unbalanced(offset, self.barriers[offset])
         return False
+
+    def _awaited(self) -> set[int]:
+        """The mbarriers that parked lanes wait for."""
+        awaited: set[int] = set()
+        for parked in self.run.parked:
+            awaited.update(getattr(parked.ready, "awaited", ()))
+        return awaited
 
     def _at_exit(self) -> None:
         for transfer in self.transfers:
@@ -386,7 +394,7 @@ class Flight:
         if missing and barrier.user is not None and not self.transfers:
             what = "were expected that no copy brought" if missing > 0 else "arrived that nobody expected"
             expected = "expect_tx of exactly the bytes that the copies bring"
-            message = f"at the end of the mbarrier's life: {abs(missing)} bytes {what}"
+            message = f"phase {barrier.phase}: {abs(missing)} bytes {what}; {barrier.bytes_missing()}"
             self.run.find("mbarrier bytes", message, barrier.user, None, self.address(offset), expected)
 
 

@@ -27,6 +27,7 @@ def together(ins: Instruction, op: Callable[[Run, Lanes, Array], None]) -> Op:
     before = replace(ins, pc=ins.pc - 1)  # parked lanes go on behind it, that is, with `ins`
 
     def run_together(run: Run, lanes: Lanes) -> bool | None:
+        _waiting(run, ins)[lanes.warps] = False
         groups = _groups(run, lanes)
         if groups is not None:
             op(run, lanes, groups)
@@ -38,11 +39,22 @@ def together(ins: Instruction, op: Callable[[Run, Lanes, Array], None]) -> Op:
             ready = lanes.where(whole)
             op(run, ready, _first(run, ready.warps))
             run.go(ins.pc + 1, ready)
+            if whole.all():
+                return True
             lanes = lanes.where(~whole)
         _wait(run, ins, before, lanes)
         return True
 
     return run_together
+
+
+def _waiting(run: Run, ins: Instruction) -> Array:
+    """bool [warps]: which warps of the batch wait at an instruction for the rest of their warpgroup."""
+    key = f"warpgroup {ins.pc}"
+    found: Array | None = run.state.get(key)
+    if found is None:
+        found = run.state[key] = np.zeros(run.total // WARP, np.bool_)
+    return found
 
 
 def _local(run: Run, warps: Array) -> Array:
@@ -80,7 +92,7 @@ def _wait(run: Run, ins: Instruction, before: Instruction, lanes: Lanes) -> None
         rest.report(lanes)
         run.go(ins.pc + 1, lanes)
         return
-    rest.here[lanes.warps] = True
+    _waiting(run, ins)[lanes.warps] = True
     run.park(before, lanes, "for the other warps of the warpgroup", rest)
     run.poke()
 
@@ -94,21 +106,13 @@ class Rest:
     lanes: Lanes
 
     @property
-    def here(self) -> Array:
-        """bool [warps]: which warps of the batch have come."""
-        found: Array = self.run.state.setdefault(f"warpgroup {self.ins.pc}", np.zeros(self.run.total // WARP, np.bool_))
-        return found
-
-    @property
     def hopeless(self) -> bool:
         """Whether these lanes were let go without the rest, or are not even whole warps."""
         forced = self.run.state.get(f"warpgroup given up {self.ins.pc}")
         return self.lanes.present is not None or (forced is not None and bool(forced[self.lanes.warps].all()))
 
     def __call__(self) -> Any:
-        done = _whole(self.run, self.here)[self.lanes.index // WARP]
-        if done.any():
-            self.here[np.unique(self.lanes.index[done] // WARP)] = True
+        done = _whole(self.run, _waiting(self.run, self.ins))[self.lanes.index // WARP]
         if not done.all():
             self.lanes = self.lanes.where(~done)
         return done

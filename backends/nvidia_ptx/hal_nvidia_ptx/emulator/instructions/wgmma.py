@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from hal_nvidia_ptx.emulator.accumulators import registers
 from hal_nvidia_ptx.emulator.descriptors import (
     K_BYTES,
     ROWS,
@@ -46,9 +47,14 @@ _K = {size: K_BYTES // size for size in (1, 2, 4)}
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One wgmma.mma_async as the text has it. d, a, b: element types; signs: of A and B; a_registers: () if shared."""
+    """One wgmma.mma_async as the text has it.
+
+    names: of all its registers; d, a, b: element types; sign: of the product; a_registers: () if A is in shared memory;
+    transposed: whether A, B are MN-major.
+    """
 
     ins: Instruction
+    names: frozenset[str]
     n: int
     d: str
     a: str
@@ -166,6 +172,7 @@ def _form(ins: Instruction, program: Program) -> Form:
     trans_a, trans_b = (False, *flags) if from_registers and transposes else flags or (False, False)
     return Form(
         ins,
+        frozenset().union(*registers(ins)),
         n,
         d,
         a,
