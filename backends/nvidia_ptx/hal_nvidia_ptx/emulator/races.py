@@ -228,9 +228,9 @@ class Races:
     def _pass_on(self, ins: Instruction, space: Space, group: Group, offsets: Ints, kind: str) -> None:
         """What strong accesses tell, in order of lanes: a load takes, a store gives, an atomic does both."""
         acquires, releases = ins.has("acquire", "acq_rel"), ins.has("release", "acq_rel")
-        if not (acquires or releases or self._fenced):
-            return
         table = self.memory.released if space.name == "global" else self._released
+        if not (acquires or releases or self._fenced or table):
+            return
         local = ins.has("cta") and not ins.has("gpu", "sys", "cluster")
         for lane in np.sort(np.unique(group.warp << 40 | offsets, return_index=True)[1]):
             place, warp = int(offsets[lane]), int(group.warp[lane])
