@@ -80,14 +80,23 @@ def _members(run: Run, ins: Instruction, lanes: Lanes, mask: int) -> Any:
     return ((union[:, None] >> bits) & 1).astype(np.bool_)
 
 
-def checked(op: Op, ins: Instruction, effect: Effect, watched: Collection[str]) -> Op:
-    """Note what is written of the watched registers, and look before they are read."""
+def checked(op: Op, ins: Instruction, effect: Effect, watched: Collection[str], predicate: int | None = None) -> Op:
+    """Note what is written of the watched registers, and look before they are read.
+
+    predicate: of an instruction that does its `@p` itself; where it does not hold, nothing is read or written.
+    """
     written = [name for name in effect.writes if name in watched]
     reads = [name for name in dict.fromkeys(effect.reads) if name in watched]
     if not written and not reads:
         return op
 
     def run_checked(run: Run, lanes: Lanes) -> bool | None:
+        active = lanes if predicate is None else _holding(lanes, predicate, ins.guard_not)
+        if active is not None:
+            look(run, active)
+        return op(run, lanes)
+
+    def look(run: Run, lanes: Lanes) -> None:
         for name in reads:
             bad = ~lanes.of(run.assigned(name))
             if bad.any():
@@ -100,6 +109,14 @@ def checked(op: Op, ins: Instruction, effect: Effect, watched: Collection[str]) 
                 )
         for name in written:
             run.assigned(name)[lanes.index] = True
-        return op(run, lanes)
 
     return run_checked
+
+
+def _holding(lanes: Lanes, predicate: int, negated: bool) -> Lanes | None:
+    """The lanes where the predicate holds; None where it holds in none."""
+    holds = lanes.read(predicate)
+    if negated:
+        holds = ~holds
+    count = int(np.count_nonzero(holds))
+    return lanes if count == lanes.count else lanes.where(holds) if count else None

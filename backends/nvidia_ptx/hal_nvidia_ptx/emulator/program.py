@@ -212,10 +212,12 @@ class Program:
         if aligned or handler.mask is not None:
             mask = None if handler.mask is None else self.source(ins, handler.mask, "u32")
             op = converged(op, ins, mask)
+        predicate = None if ins.guard is None else self.source(ins, ins.guard, "pred")
         if self.unassigned:
-            op = checked(op, ins, self.effects[ins.pc], self.unassigned)
-        if ins.guard is not None and not handler.guarded:
-            op = guarded(op, ins, self.source(ins, ins.guard, "pred"))
+            own = predicate if handler.guarded else None
+            op = checked(op, ins, self.effects[ins.pc], self.unassigned, own)
+        if predicate is not None and not handler.guarded:
+            op = guarded(op, ins, predicate)
         return op
 
     def _source(self, ins: Instruction, operand: Operand, dtype: np.dtype[Any]) -> Slot:
