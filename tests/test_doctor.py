@@ -52,6 +52,16 @@ def test_a_machine_with_nothing_broken_is_good(strangers: Any) -> None:
     assert printed.returncode == 0 and printed.stdout.endswith("Nothing that is installed is broken.\n")
 
 
+def test_a_named_assembler_has_to_start(strangers: Any, tmp_path: Path) -> None:
+    good = tmp_path / "ptxas"
+    good.write_text("#!/bin/sh\necho Cuda compilation tools, release 13.5, V13.5.37\n")
+    good.chmod(0o700)
+    found = examine(strangers, 0, HAL_PTXAS=str(good))["assembler"]
+    assert found["section"] == "NVIDIA" and found["detail"] == f"{good}: 13.5.37"
+    found = examine(strangers, 1, HAL_PTXAS=str(tmp_path / "absent"))["assembler"]
+    assert found["state"] == "broken" and found["fix"] == "unset HAL_PTXAS"
+
+
 def test_what_is_missing_comes_with_the_command_and_is_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "installed", lambda name: None)
     found = {finding.name: finding for finding in packages.examine()}

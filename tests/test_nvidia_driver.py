@@ -91,9 +91,9 @@ except OSError:
     assert backend.devices() == [] == backend.devices()
     print(backend.why_none())
 else:
-    print("NVIDIA's driver is not installed, or is not")
+    print("NVIDIA's driver is not installed")
 """
-    assert "NVIDIA's driver is not installed, or is not" in strangers.code(source)
+    assert "NVIDIA's driver is not installed" in strangers.code(source)
 
 
 def test_without_the_bindings_the_command_that_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:

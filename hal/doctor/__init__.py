@@ -4,7 +4,7 @@
     packages.py     Python, hal, and the packages it can use
     backends.py     which devices each backend finds, asked in a child process
     opencl.py       the loader, the folders it searches, whether each library listed there loads
-    machine.py      NVIDIA's driver, hal's cache, the variables that hal reads
+    machine.py      NVIDIA's driver and assembler, hal's cache, the variables that hal reads
 
 Whatever could crash or hang, a driver's library above all, is tried in a child process.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import stat
 import tempfile
@@ -17,7 +18,7 @@ from hal.registry import find
 from hal.settings import from_environment
 from hal.terminal import size
 
-KNOWN_VARIABLES = ("HAL_DEVICE", "HAL_FALLBACK", "HAL_CHECK", "HAL_CACHE_DIR", "HAL_OPENCL_DISABLE")
+KNOWN_VARIABLES = ("HAL_DEVICE", "HAL_FALLBACK", "HAL_CHECK", "HAL_CACHE_DIR", "HAL_OPENCL_DISABLE", "HAL_PTXAS")
 DRIVER_VERSION = Path("/proc/driver/nvidia/version")
 # Loading the library does not initialise the driver; cuDriverGetVersion may be called before cuInit.
 NVIDIA = """
@@ -27,11 +28,18 @@ number = ctypes.c_int()
 library.cuDriverGetVersion(ctypes.byref(number))
 print(f"{number.value // 1000}.{number.value % 1000 // 10}")
 """
+PTXAS = """
+import re, subprocess
+said = subprocess.run([sys.argv[1], "--version"], capture_output=True, text=True).stdout
+found = re.search(r"V(\\d+(?:\\.\\d+)+)", said)
+print(found[1] if found else sys.exit("does not say a version"))
+"""
 
 
 def examine(census: Census) -> Iterator[Finding]:
-    """All three."""
+    """All of them."""
     yield nvidia()
+    yield from assembler()
     yield cache()
     yield from variables(census)
 
@@ -40,13 +48,34 @@ def nvidia() -> Finding:
     """Whether NVIDIA's driver library loads, and for which CUDA it is made."""
     trial = attempt(NVIDIA)
     if not trial.problem:
-        return Finding("NVIDIA", "driver", State.GOOD, f"for CUDA up to {trial.output.strip()}")
+        return Finding("NVIDIA", "driver", State.GOOD, f"for CUDA up to {trial.output.strip()}{kernel_module()}")
     if "cannot open shared object file" in trial.problem or "Could not find module" in trial.problem:
         return Finding("NVIDIA", "driver", State.NOTE, "not installed")
     loaded = DRIVER_VERSION.exists()  # without the kernel's part there is no GPU to miss
     detail = f"its library {trial.problem}"
     fix = "install NVIDIA's driver again" if loaded else ""
     return Finding("NVIDIA", "driver", State.BROKEN if loaded else State.NOTE, detail, fix)
+
+
+def kernel_module() -> str:
+    """Which driver the kernel has loaded, where it says so: another than the library's does not start."""
+    try:
+        found = re.search(r"\b(\d+\.\d+(?:\.\d+)?)\b", DRIVER_VERSION.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return ""
+    return f"; the kernel's part is {found[1]}" if found else ""
+
+
+def assembler() -> Iterator[Finding]:
+    """NVIDIA's assembler, where the user named one: it has to start."""
+    path = os.environ.get("HAL_PTXAS")
+    if path is None:
+        return
+    trial = attempt(PTXAS, [path])
+    if trial.problem:
+        yield Finding("NVIDIA", "assembler", State.BROKEN, f"{path} {trial.problem}", "unset HAL_PTXAS")
+    else:
+        yield Finding("NVIDIA", "assembler", State.GOOD, f"{path}: {trial.output.strip()}")
 
 
 def cache() -> Finding:

@@ -37,6 +37,10 @@ OPTIONAL = (
     Optional(INTEL, "OpenCL on the CPU without root, about 0.85 GB, Intel's licence", "opencl-cpu"),
     Optional(INTEL_PARTNER, f"what {INTEL} needs but does not ask for", "opencl-cpu"),
     Optional("cuda-bindings", "NVIDIA's driver interface", "nvidia"),
+    # Without its dependencies, which only a C++ compiler needs.
+    Optional(
+        "nvidia-cuda-nvcc", "NVIDIA's assembler: PTX checked and measured without a GPU", "", "--no-deps", "==13.5.37"
+    ),
     Optional("cffi", "backends written in C", "capi"),
     Optional("safetensors", "hal demo", "demo"),
     Optional("tokenizers", "hal demo", "demo"),

@@ -51,9 +51,10 @@ def _initialised() -> Any:
     try:
         (code,) = cuda.cuInit(0)
     except RuntimeError as error:  # cuda.pathfinder's DynamicLibNotFoundError is one
+        own_words = "" if type(error).__name__ == "DynamicLibNotFoundError" else f" ({_first_line(error)})"
         raise BackendUnavailable(
-            f"NVIDIA's driver is not installed, or is not where the system looks for libraries ({_first_line(error)}); "
-            "in a container, start it with --gpus all"
+            f"NVIDIA's driver is not installed: the system finds no libcuda.so.1{own_words}; "
+            "install the driver, or start a container with --gpus all"
         ) from error
     if code:
         raise BackendUnavailable(f"NVIDIA's driver does not start: cuInit failed: {describe(code)}")

@@ -58,10 +58,10 @@ class Prepared:
 
     __slots__ = ("inputs", "launches", "outputs", "pointers", "stream", "values")
 
-    def __init__(self, values: array[int], stream: Any) -> None:
+    def __init__(self, values: array[int], stream: Any, outputs: int, inputs: int) -> None:
         self.values, self.stream = values, stream
-        self.outputs: Sequence[Operand] = ()  # what the values say now: copies, since a caller may change its lists
-        self.inputs: Sequence[Operand] = ()
+        self.outputs: list[Operand] = [(0, 0)] * outputs  # what the values say now
+        self.inputs: list[Operand] = [(0, 0)] * inputs
         self.pointers: list[Any] = []  # kept alive here
         self.launches: list[tuple[Any, Any, int]] = []  # config, function, address of the pointers
 
@@ -72,16 +72,12 @@ class Prepared:
         self.pointers.append(pointers)
         self.launches.append((config, function, ctypes.addressof(pointers)))
 
-    def write(self, outputs: Sequence[Operand], inputs: Sequence[Operand]) -> None:
-        """The addresses of this call."""
-        values, slot = self.values, 0
-        for handle, offset in outputs:
-            values[slot] = handle + offset
-            slot += 1
-        for handle, offset in inputs:
-            values[slot] = handle + offset
-            slot += 1
-        self.outputs, self.inputs = outputs[:], inputs[:]
+    def write(self, known: list[Operand], given: Sequence[Operand], first: int) -> None:
+        """The addresses of this call that differ from the last one's; `first`: the slot of the first."""
+        for place, operand in enumerate(given):
+            if operand != known[place]:
+                known[place] = operand
+                self.values[first + place] = operand[0] + operand[1]
 
     def use(self, stream: Any) -> None:
         """From now on, launch there."""
@@ -120,7 +116,7 @@ class CudaPlan(KernelPlan):
 
     def _prepare(self) -> Prepared:
         device = self._cuda_device
-        made = Prepared(array("Q", self._initial), device.stream)
+        made = Prepared(array("Q", self._initial), device.stream, len(self.op.outputs), len(self.op.inputs))
         for (compiled, launch), slots in zip(self._steps, self._slots, strict=True):
             made.add(configure(device.cuda, launch, device.stream), compiled.function, slots)
         return made
@@ -143,8 +139,10 @@ class CudaPlan(KernelPlan):
             prepared = self._prepare()
         if prepared.stream is not stream:
             prepared.use(stream)
-        if outputs != prepared.outputs or inputs != prepared.inputs:
-            prepared.write(outputs, inputs)
+        if outputs != prepared.outputs:
+            prepared.write(prepared.outputs, outputs, 0)
+        if inputs != prepared.inputs:
+            prepared.write(prepared.inputs, inputs, len(prepared.outputs))
         try:
             if self._offsets:
                 self._with_scratch(prepared, stream)
