@@ -97,6 +97,8 @@ def _bytes(program: Program, parameter: Variable, argument: int | float | bytes)
 def chosen(shape: Shape, ctas: Sequence[int] | None) -> Array:
     """Linear indices of the CTAs to run, in the order in which they do: cluster by cluster, whole clusters."""
     order = np.arange(shape.ctas)
+    if shape.cluster_size == 1:
+        return order if ctas is None else np.unique(np.asarray(list(ctas), np.int64))
     x, y, z = order % shape.grid[0], order // shape.grid[0] % shape.grid[1], order // (shape.grid[0] * shape.grid[1])
     (cx, cy, cz), (gx, gy, _) = shape.cluster, shape.grid
     cluster = x // cx + (gx // cx) * (y // cy + (gy // cy) * (z // cz))

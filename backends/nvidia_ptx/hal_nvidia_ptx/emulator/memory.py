@@ -242,10 +242,12 @@ class Arena(Space):
             block.complete = len(data) == block.nbytes
 
     def read(self, address: int, nbytes: int) -> Array:
-        """A view of the bytes, written or not."""
-        self._checked(address, nbytes)
-        first = address - GLOBAL_BASE
-        return self.bytes[first : first + nbytes]
+        """The bytes for the host; those that nobody has written are 0xff, which makes a NaN of most."""
+        block = self._checked(address, nbytes)
+        part = slice(address - GLOBAL_BASE, address - GLOBAL_BASE + nbytes)
+        if block.complete:
+            return self.bytes[part]
+        return np.where(self.shadow[part] == WRITTEN, self.bytes[part], np.uint8(0xFF))
 
     def _checked(self, address: int, nbytes: int) -> Allocation:
         block = self.covering(address, address + nbytes)

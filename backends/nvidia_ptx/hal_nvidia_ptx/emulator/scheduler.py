@@ -89,6 +89,7 @@ class Scheduler(ABC):
         self._poll = False
         self._spins, self._floor, self._away = 0, -1, 0
         self._forced = -1
+        self._ended = False
         self.clock = 0
 
     # What Ops call to place lanes.
@@ -143,6 +144,7 @@ class Scheduler(ABC):
         """These lanes have ended."""
         self.alive_mask[lanes.index] = False
         self.alive -= lanes.count
+        self._ended = True
         self.barriers.ended()
 
     def converge(self, ins: Instruction, lanes: Lanes, named: Array | None = None) -> Lanes | None:
@@ -167,10 +169,17 @@ class Scheduler(ABC):
         self._converging[ins.pc] = (ins, waiting if old is None else self.union(old[1], waiting))
         return None if waiting.count == lanes.count else lanes.where(~waits)
 
-    def trip(self, ins: Instruction) -> bool:
-        """Count one trip of a loop by its backward branch; False where the loop is to be left (`trips`)."""
-        pc = ins.pc
-        trips = self._trips[pc] = self._trips.get(pc, 0) + 1
+    def trip(self, ins: Instruction, target: int) -> bool:
+        """Count one trip of a loop by its backward branch; False where the loop is to be left (`trips`).
+
+        Loops inside it start to count anew.
+        """
+        pc, counts = ins.pc, self._trips
+        trips = counts.get(pc, 0) + 1
+        if len(counts) > 1:
+            for other in [other for other in counts if target <= other < pc]:
+                del counts[other]
+        counts[pc] = trips
         if self._groups:
             self._spins += 1
             if self._spins >= PATIENCE:
@@ -256,7 +265,13 @@ class Scheduler(ABC):
                     self._poll = True
                     return True
         if self._converging:
-            self._force()
+            if self._ended:  # perhaps what they wait for need no longer come
+                self._ended = False
+                for pc, (_, lanes) in list(self._converging.items()):
+                    del self._converging[pc]
+                    self.go(pc, lanes)
+            else:
+                self._force()
             return True
         if self.parked:
             self._deadlock()

@@ -21,7 +21,7 @@ def _bra(ins: Instruction, program: Program) -> Op:
     if ins.guard is None:
 
         def jump(run: Run, lanes: Lanes) -> bool:
-            run.go(target if not backward or run.trip(ins) else following, lanes)
+            run.go(target if not backward or run.trip(ins, target) else following, lanes)
             return True
 
         return jump
@@ -32,7 +32,7 @@ def _bra(ins: Instruction, program: Program) -> Op:
         count = int(np.count_nonzero(taken))
         if negated:
             count = lanes.count - count
-        if count and backward and not run.trip(ins):
+        if count and backward and not run.trip(ins, target):
             count = 0
         if count == lanes.count:
             run.go(target, lanes)
@@ -64,7 +64,7 @@ def _brx(ins: Instruction, program: Program) -> Op:
                 run.find("wild branch", f"index {value} of {len(targets)} targets", ins, chosen)
                 raise Stop
             target = targets[int(value)]
-            run.go(target if target > ins.pc or run.trip(ins) else ins.pc + 1, chosen)
+            run.go(target if target > ins.pc or run.trip(ins, target) else ins.pc + 1, chosen)
         return True
 
     return run_brx
