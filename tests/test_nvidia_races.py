@@ -56,7 +56,8 @@ ORDERED = {
         add.s32 %a, %a, %b; cvt.u16.u32 %h, %t; st.shared.u16 [%a], %h;""",
     "one value by all lanes of a warp": "setp.lt.u32 %p, %t, 32; @%p st.shared.u32 [%b], 7;",
     "the thread's own data": "st.shared.u32 [%a], %t; ld.shared.u32 %c, [%a]; st.shared.u32 [%a], %c;",
-    "atomics": "@%leader st.shared.u32 [%b], 0; bar.sync 0; atom.shared.add.u32 %c, [%b], 1; atom.global.add.u32 %c, [%data], 1;",
+    "atomics": """@%leader st.shared.u32 [%b], 0; bar.sync 0; atom.shared.add.u32 %c, [%b], 1;
+        atom.global.add.u32 %c, [%data], 1;""",
     "global memory and a barrier": """st.global.u32 [%at], %t; bar.sync 0; xor.b32 %c, %t, 32;
         mul.wide.u32 %x, %c, 4; add.s64 %x, %data, %x; ld.global.u32 %c, [%x];""",
     "in place": "ld.global.u32 %c, [%at]; add.s32 %c, %c, 1; st.global.u32 [%at], %c;",

@@ -34,6 +34,7 @@ Array: TypeAlias = NDArray[Any]
 Size: TypeAlias = "int | Sequence[int]"
 
 MODES = ("late", "early", "races")
+LOOSE = 2.0**-6  # of an array's largest value: more than a sum's order changes, less than a missing wait does
 OLDEST = "sm_75"  # runs PTX for targets older than those in the table
 
 
@@ -253,22 +254,23 @@ def _others(finding: Finding) -> tuple[int, ...]:
 def depends_on_timing(
     compiled: program.Program, made: Mapping[str, Mapping[str, tuple[Array, Array]]]
 ) -> list[Finding]:
-    """A finding for every array that late and early asynchronous effects leave with different bytes."""
-    if "late" not in made or "early" not in made or _adds_in_any_order(compiled):
+    """A finding for every array that late and early asynchronous effects leave with different values."""
+    if "late" not in made or "early" not in made:
         return []
     found = []
-    line = compiled.function.line
+    loose = _adds_in_any_order(compiled)
     for name, (late, written) in made["late"].items():
         early, _ = made["early"][name]
-        differ = (late.reshape(-1).view(np.uint8) != early.reshape(-1).view(np.uint8)) & written
+        differ = _different(late.reshape(-1), early.reshape(-1), loose)
+        differ &= written.reshape(len(differ), -1).all(axis=1)
         if differ.any():
-            element = int(np.argmax(differ)) // late.dtype.itemsize
+            element = int(np.argmax(differ))
             where = ", ".join(map(str, np.unravel_index(element, late.shape)))
             message = (
                 f"{name}[{where}] is {late.reshape(-1)[element]} with late asynchronous effects"
                 f" and {early.reshape(-1)[element]} with early ones"
             )
-            place = place_of(compiled.lines, line)
+            place = place_of(compiled.lines, compiled.function.line)
             expected = "results that do not depend on when asynchronous work is done: a wait is missing or too lax"
             found.append(
                 Finding("depends on timing", message, compiled.name, place, expected=expected, mode="late, early")
@@ -276,10 +278,24 @@ def depends_on_timing(
     return found
 
 
+def _different(late: Array, early: Array, loose: bool) -> Array:
+    """bool [elements]: other bits, or if `loose` another value by more than orders of addition explain."""
+    bits = np.asarray((late.view(np.uint8) != early.view(np.uint8)).reshape(len(late), -1).any(axis=1))
+    if not loose or late.dtype.kind in "iub":
+        return bits
+    values = [array.astype(np.float64) for array in (late, early)]
+    scale = np.nanmax(np.abs(values[1]), initial=0.0)
+    with np.errstate(invalid="ignore"):
+        far = ~(np.abs(values[0] - values[1]) <= LOOSE * scale)
+    return bits & far
+
+
 def _adds_in_any_order(compiled: program.Program) -> bool:
-    """Whether the kernel adds floating-point numbers atomically: their order changes the last bits."""
+    """Whether the kernel has sums whose order hardware does not promise: matrix products, floating-point atomics."""
+    floating = ("f32", "f64", "f16", "bf16", "f16x2", "bf16x2")
     return any(
-        ins.opcode.startswith(("atom", "red", "cp.reduce")) and ins.has("f32", "f64", "f16", "bf16", "f16x2", "bf16x2")
+        ins.opcode.startswith(("mma", "wmma", "wgmma"))
+        or (ins.opcode.startswith(("atom", "red", "cp.reduce")) and ins.has(*floating))
         for ins in compiled.instructions
     )
 
