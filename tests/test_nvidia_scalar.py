@@ -167,7 +167,10 @@ INTEGER: list[tuple[str, tuple[str, ...], str, Reference]] = [
     ("sub.sat.s32 %d, %a, %b;", (S32, S32), S32, lambda a, b: clamp(a - b, S32)),
     *((f"mul.lo.{k} %d, %a, %b;", (k, k), k, lambda a, b: a * b) for k in (U16, S32, U64, S64)),
     *((f"mul.hi.{k} %d, %a, %b;", (k, k), k, lambda a, b, n=int(k[1:]): a * b >> n) for k in (S16, U32, S32, U64, S64)),
-    *((f"mul.wide.{k} %d, %a, %b;", (k, k), f"{k[0]}{2 * int(k[1:])}", lambda a, b: a * b) for k in (U16, S16, U32, S32)),
+    *(
+        (f"mul.wide.{k} %d, %a, %b;", (k, k), f"{k[0]}{2 * int(k[1:])}", lambda a, b: a * b)
+        for k in (U16, S16, U32, S32)
+    ),
     *((f"mad.lo.{k} %d, %a, %b, %c;", (k, k, k), k, lambda a, b, c: a * b + c) for k in (U16, S32, U64)),
     ("mad.hi.u32 %d, %a, %b, %c;", (U32, U32, U32), U32, lambda a, b, c: (a * b >> 32) + c),
     ("mad.wide.s32 %d, %a, %b, %c;", (S32, S32, S64), S64, lambda a, b, c: a * b + c),
@@ -203,7 +206,10 @@ INTEGER: list[tuple[str, tuple[str, ...], str, Reference]] = [
     ("shf.l.wrap.b32 %d, %a, %b, %c;", (U32,) * 3, U32, lambda a, b, c: (((b << 32 | a) << (c & 31)) >> 32)),
     ("shf.r.clamp.b32 %d, %a, %b, %c;", (U32,) * 3, U32, lambda a, b, c: (b << 32 | a) >> min(c, 32)),
     ("shf.l.clamp.b32 %d, %a, %b, %c;", (U32,) * 3, U32, lambda a, b, c: ((b << 32 | a) << min(c, 32)) >> 32),
-    *((f"bfe.{k} %d, %a, %b, %c;", (k, U32, U32), k, lambda a, b, c, k=k: bfe(a, b, c, k)) for k in (U32, S32, U64, S64)),
+    *(
+        (f"bfe.{k} %d, %a, %b, %c;", (k, U32, U32), k, lambda a, b, c, k=k: bfe(a, b, c, k))
+        for k in (U32, S32, U64, S64)
+    ),
     *((f"bfe.{k} %d, %a, 5, 9;", (k,), k, lambda a, k=k: bfe(a, 5, 9, k)) for k in (U32, S32)),
     ("bfi.b32 %d, %a, %b, 7, 11;", (U32, U32), U32, lambda a, b: bfi(a, b, 7, 11, 32)),
     ("bfi.b32 %d, %a, 12345, %b, %c;", (U32, U32, U32), U32, lambda a, b, c: bfi(a, 12345, b, c, 32)),

@@ -9,7 +9,7 @@ import numpy as np
 
 from hal_nvidia_ptx.emulator.effects import Effect
 from hal_nvidia_ptx.emulator.instructions import Op
-from hal_nvidia_ptx.emulator.lanes import WARP, Lanes
+from hal_nvidia_ptx.emulator.lanes import WARP, Array, Lanes
 from hal_nvidia_ptx.emulator.syntax import Instruction
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 FULL = 0xFFFFFFFF
 
 
-def guarded(op: Op, ins: Instruction, predicate: int) -> Op:
-    """`@p op`: for the lanes where the predicate holds; the others go on."""
+def guarded(op: Op, ins: Instruction, predicate: int, aligned: bool = False) -> Op:
+    """`@p op`: for the lanes where the predicate holds; the others go on. aligned: p has to be the same in a warp."""
     negated, following = ins.guard_not, ins.pc + 1
 
     def run_guarded(run: Run, lanes: Lanes) -> bool | None:
@@ -29,12 +29,29 @@ def guarded(op: Op, ins: Instruction, predicate: int) -> Op:
         count = int(np.count_nonzero(holds))
         if count == lanes.count:
             return op(run, lanes)
+        if count and aligned:
+            _check_uniform(run, ins, lanes, holds)
         if count and op(run, lanes.where(holds)):
             run.go(following, lanes.where(~holds))
             return True
         return None
 
     return run_guarded
+
+
+def _check_uniform(run: Run, ins: Instruction, lanes: Lanes, holds: Array) -> None:
+    """Record warps that the predicate splits; the instruction does not wait for the rest of them."""
+    rows, others = lanes.spread(holds, False), lanes.spread(~holds, False)
+    split: Array = rows & np.any(others, axis=1, keepdims=True)
+    if split.any():
+        run.find(
+            "divergent warp",
+            f"the predicate of {ins.opcode} differs within a warp",
+            ins,
+            lanes.where(lanes.flat(split)),
+            expected="all lanes of the warp run this instruction together, or none",
+        )
+        run.force(ins)
 
 
 def converged(op: Op, ins: Instruction, mask: int | None) -> Op:

@@ -95,8 +95,14 @@ def _bytes(program: Program, parameter: Variable, argument: int | float | bytes)
 
 
 def chosen(shape: Shape, ctas: Sequence[int] | None) -> Array:
-    """Linear indices of the CTAs to run, in the order in which they do: cluster by cluster, whole clusters."""
+    """Linear indices of the CTAs to run, in the order in which they do: cluster by cluster, whole clusters.
+
+    Raises LaunchError for an index that the grid does not have.
+    """
     order = np.arange(shape.ctas)
+    beyond = [cta for cta in ctas or () if not 0 <= cta < shape.ctas]
+    if beyond:
+        raise LaunchError(f"CTA {beyond[0]} of a grid of {shape.ctas}")
     if shape.cluster_size == 1:
         return order if ctas is None else np.unique(np.asarray(list(ctas), np.int64))
     x, y, z = order % shape.grid[0], order // shape.grid[0] % shape.grid[1], order // (shape.grid[0] * shape.grid[1])

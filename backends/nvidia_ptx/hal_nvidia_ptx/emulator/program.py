@@ -217,7 +217,7 @@ class Program:
             own = predicate if handler.guarded else None
             op = checked(op, ins, self.effects[ins.pc], self.unassigned, own)
         if predicate is not None and not handler.guarded:
-            op = guarded(op, ins, predicate)
+            op = guarded(op, ins, predicate, bool(aligned))
         return op
 
     def _source(self, ins: Instruction, operand: Operand, dtype: np.dtype[Any]) -> Slot:

@@ -169,6 +169,10 @@ class Scheduler(ABC):
         self._converging[ins.pc] = (ins, waiting if old is None else self.union(old[1], waiting))
         return None if waiting.count == lanes.count else lanes.where(~waits)
 
+    def force(self, ins: Instruction) -> None:
+        """The next `converge` at this instruction lets all lanes go that are there."""
+        self._forced = ins.pc
+
     def trip(self, ins: Instruction, target: int) -> bool:
         """Count one trip of a loop by its backward branch; False where the loop is to be left (`trips`).
 
