@@ -280,14 +280,15 @@ def depends_on_timing(
 
 def _different(late: Array, early: Array, loose: bool) -> Array:
     """bool [elements]: other bits, or if `loose` another value by more than orders of addition explain."""
-    bits = np.asarray((late.view(np.uint8) != early.view(np.uint8)).reshape(len(late), -1).any(axis=1))
+    bits: Array = np.asarray((late.view(np.uint8) != early.view(np.uint8)).reshape(len(late), -1).any(axis=1))
     if not loose or late.dtype.kind in "iub":
         return bits
     values = [array.astype(np.float64) for array in (late, early)]
     scale = np.nanmax(np.abs(values[1]), initial=0.0)
     with np.errstate(invalid="ignore"):
-        far = ~(np.abs(values[0] - values[1]) <= LOOSE * scale)
-    return bits & far
+        far: Array = ~(np.abs(values[0] - values[1]) <= LOOSE * scale)
+    bits &= far
+    return bits
 
 
 def _adds_in_any_order(compiled: program.Program) -> bool:
