@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,48 @@ def test_without_a_device_the_gpu_is_chosen(stand_in: Any) -> None:
         assert stand_in_driver.CURRENT.used[1] == 0, "the copies are given back"
 
     stand_in(body, targets=["sm_75", "sm_90"])
+
+
+def test_tensor_maps_are_made_for_the_device_that_gets_them(stand_in: Any) -> None:
+    """TMA loads, wgmma, a TMA store: on the emulated device, and by cuTensorMapEncodeTiled on the GPU stood in for."""
+
+    def body() -> None:
+        import os
+
+        import ml_dtypes
+        import numpy as np
+
+        import hal
+        from hal_nvidia_ptx import load
+        from hal_nvidia_ptx.notation import Tensor
+
+        hopper = load(os.environ["HOPPER"])["hopper"]
+        rng = np.random.default_rng(0)
+        a, b = (rng.integers(-4, 5, (n, 256)).astype(ml_dtypes.bfloat16) for n in (64, 16))
+        for device in ("ptx:sm_90a", "cuda:0"):
+            c = np.zeros((64, 16), np.float32)
+            on_device = hal.asarray(b, device=device)
+            maps = (
+                Tensor(a.shape, "bf16", (64, 64), a, swizzle=128),
+                Tensor(b.shape, "bf16", (16, 64), on_device, swizzle=128),
+                Tensor(c.shape, "f32", (64, 16), c),
+            )
+            hopper(1, 160, *maps, 256, device=device)
+            assert np.array_equal(c, a.astype(np.float32) @ b.astype(np.float32).T)
+            for wrong in (maps[0], Tensor((64, 16), "f32", (64, 16))):
+                try:
+                    hopper(1, 160, wrong, a, maps[2], 256, device=device)
+                except hal.ArgumentError as error:
+                    assert "128 bytes wanted" in str(error), error
+                else:
+                    raise AssertionError("no tensor map was taken for one")
+
+    text = Path(__file__).parent / "faults" / "hopper.ptx"
+    os.environ["HOPPER"] = str(text)
+    try:
+        stand_in(body, targets=["sm_90a"])
+    finally:
+        del os.environ["HOPPER"]
 
 
 def test_bfloat16_arrays_are_bytes_like_any_other(scale: Any) -> None:

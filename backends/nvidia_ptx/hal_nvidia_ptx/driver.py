@@ -25,11 +25,13 @@ from hal.device import Bytes, DeviceInfo, Operand
 from hal.errors import DeviceError, UnsupportedError
 from hal.kernel import Algorithm, Dims, Kernel, KernelDevice, Launch, Number
 from hal_nvidia_ptx.context import Context, stream_handle
+from hal_nvidia_ptx.emulator.tensormap import TensorMap
+from hal_nvidia_ptx.encoding import encode
 from hal_nvidia_ptx.errors import WRONG_CONTEXT
 from hal_nvidia_ptx.kernels import ALGORITHMS
 from hal_nvidia_ptx.memory import Plain, Pool
 from hal_nvidia_ptx.modules import Compiled, Modules
-from hal_nvidia_ptx.plan import CudaPlan, encode, launch_once
+from hal_nvidia_ptx.plan import CudaPlan, launch_once, number_bytes
 
 _open: weakref.WeakSet[CudaDevice] = weakref.WeakSet()
 
@@ -114,7 +116,7 @@ class CudaDevice(KernelDevice):
                 self._modules.allow_shared(compiled, launch.shared_bytes)
 
     def launch(self, compiled: Compiled, launch: Launch, arguments: Sequence[Operand | Number], stream: Any) -> None:
-        values = [sum(x).to_bytes(8, "little") if isinstance(x, tuple) else encode(x) for x in arguments]
+        values = [sum(x).to_bytes(8, "little") if isinstance(x, tuple) else number_bytes(x) for x in arguments]
         self.launch_values(compiled, launch, values, stream)
 
     def launch_values(
@@ -131,6 +133,10 @@ class CudaDevice(KernelDevice):
         chosen = self.stream if stream is None else stream_handle(stream)
         with self.context.current():
             launch_once(self, compiled, launch, values, chosen, cluster)
+
+    def encode_map(self, wanted: TensorMap) -> bytes:
+        """A tensor map as this driver's kernels read it."""
+        return encode(self.cuda, wanted)
 
     def launch_again(self, code: Any, *arguments: Any) -> None:
         """After a launch that the driver refused: in the right context if that was the matter, else the error."""

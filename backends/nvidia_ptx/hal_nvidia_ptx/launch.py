@@ -5,7 +5,7 @@
 
 Arrays are NumPy's (copied to the device and back), hal.Arrays, or tensors of torch, CuPy and others that live on the
 device; they are given for 64-bit parameters. Numbers are converted to the parameter's type, bytes are taken as they
-are (a tensor map, a structure).
+are. A tensor map is a `notation.Tensor` with an array as its values: Tensor((128, 256), "bf16", (64, 64), x).
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from hal.device import Device
 from hal.errors import ArgumentError, BackendUnavailable, DeviceError, OptionError
 from hal.kernel import Dims, Kernel, Launch
 from hal_nvidia_ptx.arguments import ADDRESSES, Placement, check_count, failure, is_number, number
+from hal_nvidia_ptx.notation import Tensor
 from hal_nvidia_ptx.target import TARGETS
 
 if TYPE_CHECKING:
     from hal.interop import Kind
     from hal_nvidia_ptx.emulator.syntax import Function, Module, Variable
+
+MAP_BYTES = 128  # a CUtensorMap
 
 
 def load(path_or_text: str | os.PathLike[str]) -> Loaded:
@@ -114,6 +117,8 @@ class Entry:
             return bytes(argument)
         if is_number(argument):
             return number(self._module, self._function, parameter, argument)
+        if isinstance(argument, Tensor):
+            return _encoded(placed, argument)
         try:
             return placed.address(argument).to_bytes(8, "little")
         except ArgumentError as error:
@@ -125,6 +130,9 @@ class Entry:
 
         for parameter, argument in zip(self._function.params, arguments, strict=True):
             if is_number(argument) or isinstance(argument, (bytes, bytearray)):
+                continue
+            if isinstance(argument, Tensor) and parameter.nbytes == MAP_BYTES and argument.values is not None:
+                yield argument.values, kind_of(argument.values)
                 continue
             if parameter.array or parameter.kind not in ADDRESSES:
                 wanted = f"{parameter.nbytes} bytes" if parameter.array else "a number"
@@ -155,6 +163,15 @@ class Entry:
         if not hasattr(chosen, "launch_values"):
             raise DeviceError(f"kernel {self.name}: device {chosen.name} runs no PTX; cuda:… and ptx:… do")
         return chosen, stream
+
+
+def _encoded(placed: Placement, argument: Tensor) -> bytes:
+    """The bytes of a tensor map, as the device that gets it reads them."""
+    from hal_nvidia_ptx.checking import tensor_map
+    from hal_nvidia_ptx.emulator.tensormap import TensorMap
+
+    encode = getattr(placed.device, "encode_map", TensorMap.encode)
+    return bytes(encode(tensor_map(argument, placed.address(argument.values))))
 
 
 def default_device(text: str) -> str:

@@ -26,7 +26,7 @@ PLACE = 64  # bytes: the alignment of a parameter at most, that of a tensor map
 FORMATS = {I32: "<i4x", I64: "<q", F32: "<f4x", F64: "<d"}  # of a value in its eight bytes
 
 
-def encode(number: Number) -> bytes:
+def number_bytes(number: Number) -> bytes:
     """A number as the eight bytes from which the driver reads as many as the parameter has."""
     return struct.pack(FORMATS[type(number)], number.value)
 
@@ -111,7 +111,7 @@ class CudaPlan(KernelPlan):
             return outputs + argument.index
         if isinstance(argument, Scratch):
             return self._first_scratch + self._offsets.index(argument.offset)
-        self._initial.append(int.from_bytes(encode(argument), "little"))
+        self._initial.append(int.from_bytes(number_bytes(argument), "little"))
         return len(self._initial) - 1
 
     def _prepare(self) -> Prepared:
