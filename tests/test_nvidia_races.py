@@ -99,6 +99,10 @@ UNORDERED = {
         "race",
     ),
     "many readers and a writer": ("ld.global.u32 %c, [%data]; @%leader st.global.u32 [%data], %c;", "race"),
+    "a constant load of what the kernel writes": (
+        "st.global.u32 [%at], %t; bar.sync 0; ld.global.nc.u32 %c, [%at];",
+        "read of memory that changes",
+    ),
     "a barrier without one of the warps": (
         """setp.ge.u32 %p, %t, 64; @%p bra read; st.shared.u32 [%a], %t; bar.sync 1, 64; bra out;
         read: ld.shared.u32 %c, [%b];

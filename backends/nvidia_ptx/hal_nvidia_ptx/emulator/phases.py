@@ -1,11 +1,48 @@
-"""What warps tell each other through mbarriers: the arrivals of a phase happen before the waits for it."""
+"""What warps tell each other through barriers and mbarriers: the arrivals of a phase happen before its waits."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from hal_nvidia_ptx.emulator.clocks import BYTES, CP, GENERIC, PLANES, PROXY, Clocks, Ints, Times
+from hal_nvidia_ptx.emulator.clocks import BYTES, CP, GENERIC, PLANES, PROXY, Clocks, Ints, Mask, Times
 from hal_nvidia_ptx.emulator.shadow import LOW
+
+CLUSTER = -1  # number of the cluster's barrier
+
+
+class Barriers:
+    """What passes through the barriers of CTAs, by number, and through the cluster's."""
+
+    def __init__(self, clocks: Clocks) -> None:
+        self.clocks = clocks
+        self._told: dict[int, tuple[Times, Times | None]] = {}
+
+    def arrive(self, chosen: Mask | None, barrier: int) -> None:
+        """The chosen warps (None: all) tell what they know."""
+        width = self._width(barrier)
+        near, far = self.clocks.joined(chosen, width), self.clocks.joined_far(chosen, width)
+        if barrier in self._told:
+            old_near, old_far = self._told[barrier]
+            near = np.maximum(old_near, near)
+            far = far if old_far is None or far is None else np.maximum(old_far, far)
+        self._told[barrier] = near, far
+
+    def leave(self, chosen: Mask | None, barrier: int) -> None:
+        """The barrier lets the chosen warps go; a CTA's barrier begins its next round then."""
+        width = self._width(barrier)
+        near, far = self._told[barrier]
+        self.clocks.learn(chosen, near, width)
+        self.clocks.learn_far(chosen, far, width)
+        self.clocks.in_step(chosen)
+        if barrier == CLUSTER:  # others may leave later; what was told by then is kept
+            return
+        done = slice(None) if chosen is None else np.unique(np.flatnonzero(chosen) // width)
+        near[:, done] = 0
+        if far is not None:
+            far[done] = 0
+
+    def _width(self, barrier: int) -> int:
+        return self.clocks.actors if barrier == CLUSTER else self.clocks.warps
 
 
 class Mbarriers:

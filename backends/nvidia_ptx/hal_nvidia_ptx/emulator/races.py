@@ -12,9 +12,7 @@ the common case an access costs a gather, a compare and a scatter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,27 +28,24 @@ from hal_nvidia_ptx.emulator.clocks import (
     WGMMA,
     Clocks,
     Ints,
-    Mask,
-    Times,
 )
 from hal_nvidia_ptx.emulator.conflicts import COPY, Conflicts, Group
-from hal_nvidia_ptx.emulator.phases import Mbarriers
+from hal_nvidia_ptx.emulator.granules import traits
+from hal_nvidia_ptx.emulator.phases import CLUSTER, Barriers, Mbarriers
+from hal_nvidia_ptx.emulator.releases import Releases
 from hal_nvidia_ptx.emulator.report import brief
 from hal_nvidia_ptx.emulator.shadow import LANE, LOW, MIXED, TIME, WHO, GlobalShadow, SharedShadow, stamp
-from hal_nvidia_ptx.emulator.syntax import WIDTH, Imm, Instruction
+from hal_nvidia_ptx.emulator.syntax import Instruction
 
 if TYPE_CHECKING:
     from hal_nvidia_ptx.emulator.lanes import Lanes
     from hal_nvidia_ptx.emulator.machine import Run
     from hal_nvidia_ptx.emulator.memory import Space
-    from hal_nvidia_ptx.emulator.program import Program
 
 AnyShadow: TypeAlias = "SharedShadow | GlobalShadow"
 Actor = Literal["cp", "bulk", "wgmma", "mbar"]
 ACTORS = {"cp": CP, "bulk": BULK, "wgmma": WGMMA, "mbar": BYTES}
 STRONG = ("volatile", "relaxed", "acquire", "release", "acq_rel", "mmio")
-ASYNCHRONOUS = ("cp.async", "cp.reduce.async", "wgmma", "mbarrier", "st.async", "red.async")
-CLUSTER = -1  # number of the cluster's barrier
 
 
 class Races:
@@ -69,7 +64,7 @@ class Races:
     def start(self, run: Run) -> None:
         """A new batch."""
         self.run = run
-        width, asynchronous = _traits(run.program)
+        width, asynchronous = traits(run.program)
         self.memory = self._memory = self._memory or GlobalShadow(used(run), width["global"])
         cluster = run.shape.cluster_size
         clusters = -(-run.shape.ctas // cluster), run.first // cluster
@@ -82,11 +77,9 @@ class Races:
         self._group, self._of = self._everyone, None
         self.shared = SharedShadow(len(run.shared.bytes), width["shared"], self.clocks.readers)
         self._stride = run.shared.stride
-        self._arrived: dict[int, tuple[Times, Times | None]] = {}
+        self._barriers = Barriers(self.clocks)
         self._mbarriers = Mbarriers(self.clocks)
-        self._fenced = False
-        self._owed: dict[int, Times] = {}  # per warp: what relaxed reads saw, for an acquiring fence
-        self._released: dict[int, tuple[Times, int]] = {}  # what atomics on shared memory pass on, by offset
+        self._releases = Releases(self.clocks, self.memory.released)
 
     def finish(self, run: Run) -> None:
         """Nothing is left open: what was not waited for at the end of a kernel is no race."""
@@ -109,7 +102,8 @@ class Races:
         shadow, group = self._shadow(space), self._lanes(lanes)
         strong = kind == "atomic" or ins.has(*STRONG)
         if strong:
-            self._pass_on(ins, space, group, offsets, kind)
+            self._releases.access(ins, space.name, group, offsets, kind)
+            self._tick(ins)
         if kind == "read":
             self._read(ins, shadow, group, offsets, nbytes, THREAD, strong)
             return
@@ -152,6 +146,8 @@ class Races:
         index, length = shadow.index(offsets, nbytes)
         stamps = shadow.rows(shadow.written, length)[index]
         self.conflicts.with_writes(ins, shadow.name, group, offsets, stamps, strong, kind, "reads")
+        if ins.has("nc"):
+            self._check_constant(ins, group, offsets, stamps)
         if strong:  # polling is no reason to call the write that it waits for a race
             return
         if isinstance(shadow, GlobalShadow):
@@ -169,6 +165,22 @@ class Races:
         place += column
         for piece in range(length):
             read[place + piece * shadow.readers if piece else place] = mark
+
+    def _check_constant(self, ins: Instruction, group: Group, offsets: Ints, stamps: Ints) -> None:
+        """ld.global.nc may use a cache that does not see this launch's writes, whatever orders them."""
+        written = np.flatnonzero(stamps.reshape(len(stamps), -1).any(axis=1))
+        if len(written):
+            first = int(stamps[written[0]].max())
+            self._found(
+                "read of memory that changes",
+                ins,
+                group.who[written],
+                "reads with .nc what this launch has written",
+                "global",
+                offsets[written],
+                "ld.global without .nc",
+                self._log[first >> TIME],
+            )
 
     def _remember(self, shadow: GlobalShadow, group: Group, index: Ints, length: int, marks: Ints) -> None:
         """Mark global memory as read; where another warp that this one does not know has read too, note the meeting."""
@@ -225,36 +237,13 @@ class Races:
 
     # ---- atomics, fences, warps
 
-    def _pass_on(self, ins: Instruction, space: Space, group: Group, offsets: Ints, kind: str) -> None:
-        """What strong accesses tell, in order of lanes: a load takes, a store gives, an atomic does both."""
-        acquires, releases = ins.has("acquire", "acq_rel"), ins.has("release", "acq_rel")
-        table = self.memory.released if space.name == "global" else self._released
-        if not (acquires or releases or self._fenced or table):
-            return
-        local = ins.has("cta") and not ins.has("gpu", "sys", "cluster")
-        for lane in np.sort(np.unique(group.warp << 40 | offsets, return_index=True)[1]):
-            place, warp = int(offsets[lane]), int(group.warp[lane])
-            cta = warp // self.clocks.warps
-            parcel, only = table.get(place, (None, -1))
-            parcel = parcel if kind != "write" and only in (-1, cta) else None
-            if parcel is not None and acquires:
-                self.clocks.accept(warp, parcel)
-            elif parcel is not None:
-                self._owed[warp] = np.maximum(self._owed.get(warp, parcel), parcel)
-            if kind != "read":
-                given = self.clocks.parcel(warp, GENERIC if releases else DEVICE)
-                table[place] = given if parcel is None else np.maximum(given, parcel), cta if local else -1
-        self._tick(ins)
-
     def fence(self, ins: Instruction, lanes: Lanes, kind: str) -> None:
         """membar, fence.*; kind: the opcode's modifiers."""
         group = self._lanes(lanes)
         if "proxy.async" in kind or "mbarrier_init" in kind:
             self.clocks.fence(group.mask(self.clocks.total), PROXY)
         elif "proxy" not in kind:
-            self._fenced = True
-            for warp in [warp for warp in self._owed if warp in set(group.warp.tolist())]:
-                self.clocks.accept(warp, self._owed.pop(warp))
+            self._releases.fence(group)
             self.clocks.fence(group.mask(self.clocks.total), DEVICE)
         self._tick(ins)
 
@@ -267,7 +256,8 @@ class Races:
 
     def arrive(self, ins: Instruction, lanes: Lanes, barrier: int) -> None:
         """bar.arrive: what the warps know by now goes to those who wait, though they themselves go on."""
-        self._arrive(ins, self._lanes(lanes).mask(self.clocks.total), barrier, self.clocks.warps)
+        self._barriers.arrive(self._lanes(lanes).mask(self.clocks.total), barrier)
+        self._tick(ins)
 
     def barrier(self, ins: Instruction, arrived: Ints, waiting: Ints, barrier: int) -> None:
         """A barrier of CTAs is complete: what the lanes `arrived` did is known to those `waiting`.
@@ -275,47 +265,19 @@ class Races:
         Those that came by `arrive` have told what they knew then.
         """
         go = Group(waiting, self.run.total, self.clocks.actors).mask(self.clocks.total)
-        self._share_owed(waiting)
-        self._arrive(ins, go, barrier, self.clocks.warps)
-        self._leave(go, barrier, self.clocks.warps)
-
-    def _share_owed(self, waiting: Ints) -> None:
-        """What one warp read with a relaxed access is known behind the barrier to all, for the fences that follow."""
-        if not self._owed:
-            return
-        warps, width = np.unique(waiting >> LANE), self.clocks.warps
-        for warp, parcel in list(self._owed.items()):
-            for other in warps[warps // width == warp // width].tolist():
-                self._owed[other] = np.maximum(self._owed.get(other, parcel), parcel)
+        self._releases.share(np.unique(waiting >> LANE))
+        self._barriers.arrive(go, barrier)
+        self._tick(ins)
+        self._barriers.leave(go, barrier)
 
     def cluster_arrive(self, ins: Instruction, lanes: Lanes) -> None:
         """barrier.cluster.arrive."""
-        self._arrive(ins, self._lanes(lanes).mask(self.clocks.total), CLUSTER, self.clocks.actors)
+        self._barriers.arrive(self._lanes(lanes).mask(self.clocks.total), CLUSTER)
+        self._tick(ins)
 
     def cluster_leave(self, ins: Instruction, lanes: Lanes) -> None:
         """barrier.cluster.wait, once it lets these lanes go."""
-        self._leave(self._lanes(lanes).mask(self.clocks.total), CLUSTER, self.clocks.actors)
-
-    def _arrive(self, ins: Instruction, chosen: Mask | None, barrier: int, width: int) -> None:
-        near, far = self.clocks.joined(chosen, width), self.clocks.joined_far(chosen, width)
-        if barrier in self._arrived:
-            old_near, old_far = self._arrived[barrier]
-            near = np.maximum(old_near, near)
-            far = far if old_far is None or far is None else np.maximum(old_far, far)
-        self._arrived[barrier] = near, far
-        self._tick(ins)
-
-    def _leave(self, chosen: Mask | None, barrier: int, width: int) -> None:
-        near, far = self._arrived[barrier]
-        self.clocks.learn(chosen, near, width)
-        self.clocks.learn_far(chosen, far, width)
-        self.clocks.in_step(chosen)
-        if barrier == CLUSTER:  # others may leave later; what was told by then is kept
-            return
-        done = slice(None) if chosen is None else np.unique(np.flatnonzero(chosen) // width)
-        near[:, done] = 0
-        if far is not None:
-            far[done] = 0
+        self._barriers.leave(self._lanes(lanes).mask(self.clocks.total), CLUSTER)
 
     # ---- mbarriers
 
@@ -422,18 +384,6 @@ class Races:
         return offsets // self._stride, self._mbarriers.slots(offsets % self._stride)
 
 
-_TRAITS: WeakKeyDictionary[Program, tuple[dict[str, int], bool]] = WeakKeyDictionary()
-
-
-def _traits(program: Program) -> tuple[dict[str, int], bool]:
-    """Granules of a program's memory, and whether it has asynchronous instructions; looked at once."""
-    found = _TRAITS.get(program)
-    if found is None:
-        asynchronous = any(ins.opcode.startswith(ASYNCHRONOUS) for ins in program.instructions)
-        found = _TRAITS[program] = granules(program.instructions), asynchronous
-    return found
-
-
 def used(run: Run) -> int:
     """Bytes of the arena up to the end of the last allocation, and a little more."""
     blocks = run.arena.allocations
@@ -442,26 +392,3 @@ def used(run: Run) -> int:
 
 def unravel(index: int, shape: tuple[int, int, int]) -> tuple[int, int, int]:
     return index % shape[0], index // shape[0] % shape[1], index // (shape[0] * shape[1])
-
-
-def granules(instructions: Iterable[Instruction]) -> dict[str, int]:
-    """The smallest access to shared and to global memory, bytes, 16 at most."""
-    smallest = {"shared": 16, "global": 16}
-    for ins in instructions:
-        nbytes = _nbytes(ins)
-        spaces = [space for space in smallest if any(part.startswith(space) for part in ins.parts)]
-        for space in spaces or smallest:
-            smallest[space] = min(smallest[space], nbytes)
-    return smallest
-
-
-def _nbytes(ins: Instruction) -> int:
-    """Bytes of one access of the instruction; 16 for those that access no memory or more."""
-    parts = ins.parts
-    if parts[0] in ("ld", "ldu", "st", "atom", "red") and not ins.has("param", "const", "local", "async", "bulk"):
-        count = int(next((part[1:] for part in parts if part in ("v2", "v4", "v8")), 1))
-        return min(16, count * WIDTH.get(parts[-1], 16))
-    if parts[:2] == ("cp", "async") and len(ins.operands) > 2 and "bulk" not in parts:
-        size = ins.operands[2]
-        return int(size.value) if isinstance(size, Imm) else 16
-    return 4 if "tensor" in parts else 16
