@@ -287,15 +287,16 @@ def test_the_path_is_that_of_a_full_row_by_the_widest_stores() -> None:
         0x10: "LDG.E.64 R4, [R2]",
         0x20: "@P0 BRA `(.L_x_1)",
         0x30: "LDG.E.U16 R6, [R2]",
-        0x40: "STG.E.64 [R2], R4",
-        0x50: "@P1 EXIT",
-        0x60: "STG.E.U16 [R2], R6",
-        0x70: "EXIT",
+        0x40: "NOP",
+        0x50: "STG.E.64 [R2], R4",
+        0x60: "@P1 EXIT",
+        0x70: "STG.E.U16 [R2], R6",
+        0x80: "EXIT",
     }
     line = "        /*{:04x}*/    {} ;    /* 0x0000000402047981 */\n    /* 0x000ea2000c1e1d00 */\n"
     parts = [(".L_x_1:\n" if address == 0x40 else "") + line.format(address, text) for address, text in shown.items()]
     path = main_path(parse("\n.text.k:\n" + "".join(parts))["k"])
-    assert [i.address for i in path.instructions] == [0x00, 0x10, 0x20, 0x40, 0x50] and path.stored_bytes == 8
+    assert [i.address for i in path.instructions] == [0x00, 0x10, 0x20, 0x50, 0x60] and path.stored_bytes == 8
 
 
 @assembles
@@ -343,6 +344,13 @@ def test_a_loop_that_issues_in_time_keeps_the_pipe_full() -> None:
     slow = Loop((instruction("HMMA.16816.F32", 12), instruction("IADD3", 4)) * 8)
     assert utilization(slow, target, 4, 1) == pytest.approx(0.5, abs=0.02)
     assert utilization(slow, target, 4, 2) == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_warps_that_wait_for_the_same_pipe_take_turns(blocks: int) -> None:
+    loop = Loop((*(instruction("HMMA.16816.F32", 8),) * 8, instruction("BAR.SYNC", 5)))
+    assert utilization(loop, TARGETS["sm_80"], 8, blocks) > 0.6
+    assert utilization(loop, TARGETS["sm_80"], 4, 1 + blocks) > 0.95
 
 
 def test_a_wait_for_shared_memory_idles_the_pipe_of_a_lone_warp() -> None:

@@ -7,16 +7,19 @@ a small simulation of the loop. docs/nvidia_ptx.md says what each one means.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from hal.errors import HalError
 from hal.terminal import complain, patience, table, write_json
+from hal_nvidia_ptx.assembler import version
 from hal_nvidia_ptx.cases import cases
-from hal_nvidia_ptx.goals import COMMON, Goal, goal_of, unmet
+from hal_nvidia_ptx.goals import Goal, goal_of, has_own, unmet
 from hal_nvidia_ptx.measure import Figures, Job, jobs, measure_all
 from hal_nvidia_ptx.peers import peer_of
 from hal_nvidia_ptx.target import CHECKED, TARGETS
@@ -49,7 +52,7 @@ def lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         goal, peer = Goal.from_json(one["goal"]), one["peer"]
         config = one["config"] if one["entry"] in one["config"] else f"{one['config']}: {one['entry']}"
         body.append([one["case"], one["target"], *(_short(one[name]) for name in COLUMNS), config])
-        if goal.bounds.keys() - COMMON.keys():
+        if has_own(goal):
             body.append(["  goal", "", *(goal.text(name) for name in COLUMNS), ""])
         if peer:
             body.append([f"  {peer['name']}", "", *(_short(peer.get(name)) for name in COLUMNS), ""])
@@ -63,6 +66,13 @@ def _short(value: Any) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
+def record(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write the rows, one a line, without goals and peers: bench/results/ptx_figures.json is made so."""
+    kept = [{k: v for k, v in row.items() if k not in ("goal", "peer") and v not in (None, (), [])} for row in rows]
+    head = f'{{"ptxas": {json.dumps(version())}, "rows": [\n'
+    path.write_text(head + ",\n".join(map(json.dumps, kept)) + "\n]}\n", encoding="utf-8")
+
+
 # ---------------------------------------------------------------- the command
 
 SUMMARY = "figures of hal's own PTX kernels, from machine code: registers, loop mix, simulated tensor pipe"
@@ -74,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", action="append", choices=sorted(TARGETS), help="only this one; may be repeated")
     parser.add_argument("--all", action="store_true", help="every case and config, not only the usual ones")
     parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.add_argument("--record", metavar="FILE", type=Path, help="also write what the tests hold kernels to")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
     except HalError as error:
         complain(str(error))
         return 2
+    if args.record is not None:
+        record(rows, args.record)
     if args.json:
         write_json({"rows": rows})
     else:

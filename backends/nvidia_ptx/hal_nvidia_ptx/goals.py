@@ -59,28 +59,30 @@ _ANY: tuple[Mapping[str, int], ...] = ({},)
 COMMON: Mapping[str, float] = {"spills": 0}  # of every kernel
 CODE = 12 * 1024  # bytes of a kernel: more does not stay in the instruction caches
 
+PACKED = tuple(target for target in CHECKED if target != "sm_75")  # that have instructions for pairs of bfloat16
 _HALF = "matmul *float16 4096x4096x4096*"
 RULES = (
     _Rule("*", CHECKED, _ANY, COMMON),
     _Rule("matmul *", CHECKED, _ANY, {"code": CODE}),
-    _Rule(_HALF, ("sm_75",), _ANY, {"others": 0.50, "cover": 1.03, "util": 0.93}, "mma*"),
+    _Rule(_HALF, ("sm_75",), _128X128X32, {"others": 0.50, "cover": 1.03, "util": 0.93}),
     _Rule(_HALF, AMPERE, _128X256, {"others": 0.75, "cover": 1.02, "util": 0.95, "registers": 240, "port": 0.75}),
     _Rule(_HALF, AMPERE, _128X128X32, {"others": 0.95, "util": 0.93}),
-    _Rule(_HALF, GEFORCE, _ANY, {"util": 0.99}, "mma*"),
+    _Rule(_HALF, GEFORCE, _128X128X64, {"util": 0.99}),
     _Rule(_HALF, ("sm_120",), _128X128X64, {"others": 0.80, "util": 0.97}),
     _Rule("matmul float32 4096x4096x4096*", CHECKED, _FFMA, {"fma": 0.85}, "ffma*"),
-    # 40 % of the SM's threads: enough to hide memory's latency with all loads of a thread under way.
-    _Rule("softmax bfloat16 1024", CHECKED, _ANY, {"slots": 9, "barriers": 0, "flight": 48, "special": 1.1}),
-    _Rule("softmax bfloat16 4096", CHECKED, _ANY, {"slots": 10, "barriers": 1, "flight": 48, "special": 1.1}),
-    _Rule("softmax bfloat16 32768", CHECKED, _ANY, {"slots": 10, "special": 1.1}),
-    _Rule("softmax float32 4096", CHECKED, _ANY, {"slots": 11, "special": 1.1}),
-    _Rule("layernorm bfloat16 1024", CHECKED, _ANY, {"slots": 11, "barriers": 0}),
-    _Rule("layernorm bfloat16 4096", CHECKED, _ANY, {"slots": 12, "barriers": 2}),
-    _Rule("layernorm bfloat16 32768", CHECKED, _ANY, {"slots": 12.5}),
+    _Rule("softmax bfloat16 1024", PACKED, _ANY, {"slots": 9, "barriers": 0, "flight": 48, "special": 1.1}, "warp"),
+    _Rule("softmax bfloat16 4096", PACKED, _ANY, {"slots": 10, "barriers": 1, "flight": 48, "special": 1.1}, "block"),
+    _Rule("softmax bfloat16 32768", PACKED, _ANY, {"slots": 10, "special": 1.1}, "block"),
+    _Rule("softmax float32 4096", CHECKED, _ANY, {"slots": 11, "special": 1.1}, "block"),
+    _Rule("layernorm bfloat16 1024", PACKED, _ANY, {"slots": 11, "barriers": 0}, "warp"),
+    _Rule("layernorm bfloat16 4096", PACKED, _ANY, {"slots": 12, "barriers": 2}, "block"),
+    _Rule("layernorm bfloat16 32768", PACKED, _ANY, {"slots": 12.5}, "block"),
+    # Enough threads to hide memory's latency, with all loads of each under way.
     *(
-        _Rule(f"{name} bfloat16 {n}", CHECKED, _ANY, {"share": 0.4})
+        _Rule(f"{name} {dtype} *", CHECKED, _ANY, {"share": 0.4}, way)
         for name in ("softmax", "layernorm")
-        for n in (1024, 4096)
+        for dtype in ("bfloat16", "float32")
+        for way in ("warp", "block")
     ),
 )
 
@@ -94,6 +96,11 @@ def goal_of(case: str, target: str, config: Config) -> Goal:
         if fits and target in rule.targets and fnmatchcase(case, rule.cases) and fnmatchcase(config.name, rule.configs):
             bounds.update(rule.bounds)
     return Goal(bounds)
+
+
+def has_own(goal: Goal) -> bool:
+    """Whether there are bounds for just this kernel: those for all kernels do not count."""
+    return bool(goal.bounds.keys() - COMMON.keys() - {"code"})
 
 
 def unmet(goal: Goal, figures: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from hal.ops import OPERATORS
 from hal_nvidia_ptx import pipeline
 from hal_nvidia_ptx.assembler import assemble, in_order
 from hal_nvidia_ptx.cases import Case, cases, device_info
+from hal_nvidia_ptx.goals import goal_of, has_own
 from hal_nvidia_ptx.occupancy import occupancy
 from hal_nvidia_ptx.paths import main_loop, main_path
 from hal_nvidia_ptx.sass import GROUP_MMA, LOCAL, Function, disassemble
@@ -134,7 +135,8 @@ def _path(function: Function, itemsize: int, resident: int) -> dict[str, Any]:
 
 
 def jobs(which: Iterable[Case], targets: Sequence[str], every_config: bool) -> Iterator[Job]:
-    """The kernels of these calls: of the config that a device would take, or of every one; equal ones once."""
+    """The kernels of these calls; equal ones once. Of each call the config that a device would take, of matmul also
+    those that have goals of their own; or every one."""
     from hal_nvidia_ptx.kernels import ALGORITHMS
 
     seen: set[tuple[str, Kernel, int, int]] = set()
@@ -143,7 +145,10 @@ def jobs(which: Iterable[Case], targets: Sequence[str], every_config: bool) -> I
         op_class = OPERATORS[op.name].classify(op)
         for target in targets:
             configs = list(algorithm.configs(op, device_info(target)))
-            for config in configs if every_config else configs[:1]:
+            for i, config in enumerate(configs):
+                own = case.is_matmul and has_own(goal_of(case.name, target, config))
+                if i and not own and not every_config:
+                    continue
                 try:
                     kernels, schedule = algorithm.kernels(op_class, config), algorithm.schedule(op, config)
                 except UnsupportedError:

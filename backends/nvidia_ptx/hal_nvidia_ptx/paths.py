@@ -134,7 +134,7 @@ class Path:
 
 def main_path(function: Function) -> Path:
     """The path that stores most bytes by the widest stores, the shortest of those."""
-    code = [instruction for instruction in function.instructions if instruction.name != "NOP"]
+    code = function.instructions  # with what does nothing, since branches go there too
     places = {instruction.address: place for place, instruction in enumerate(code)}
     widest = max((i.width for i in code if i.name == "STG"), default=0)
     # best[p]: bytes stored from place p to the end, less a little for each instruction, and the place that follows.
