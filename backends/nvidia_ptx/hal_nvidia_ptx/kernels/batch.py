@@ -39,6 +39,13 @@ def arguments(lengths: Sequence[int], strides: Mapping[str, Sequence[int]], role
     )
 
 
+def divide(k: Entry, index: Register, by: Register, name: str) -> tuple[Register, Register]:
+    """Quotient and rest of a block's number; the rest is called `name`. One division: it is long."""
+    quotient = k.let("s32", f"{name}_above", "div.s32", index, by)
+    product = k.let("s32", f"{name}_before", "mul.lo.s32", quotient, by)
+    return quotient, k.let("s32", name, "sub.s32", index, product)
+
+
 def offsets(
     k: Entry, index: Register, axes: int, roles: Sequence[str], sizes: Mapping[str, int]
 ) -> dict[str, Register]:

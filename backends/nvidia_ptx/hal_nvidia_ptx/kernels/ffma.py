@@ -135,8 +135,9 @@ class _Writer:
         self.type = ARITHMETIC[a.dtype]
         self.a = _Operand("a", a.dtype, tile.bm, a.layout != "column", tile)
         self.b = _Operand("b", b.dtype, tile.bn, b.layout == "column", tile)
-        # By operand: steps of k left, bytes from block to block, addresses in shared memory and their sum over buffers.
-        self.left: dict[str, Register] = {}
+        # By operand: this thread's step of k, bytes from block to block, addresses in shared memory and their sum over
+        # both buffers.
+        self.step: dict[str, Register] = {}
         self.stride: dict[str, Register] = {}
         self.to: dict[str, Register] = {}
         self.read: dict[str, Register] = {}
@@ -154,18 +155,15 @@ class _Writer:
         for register in acc:
             k(f"mov.{self.type}", register, zero(self.type))
         k.section("The first block of k to shared memory.")
-        for x in (self.a, self.b):
-            self._load(x)
+        self.left = k.let("s32", "k_left", "mov.s32", self.size_k, note="steps of k that are not loaded yet")
+        self._load()
         for x in (self.a, self.b):
             self._store(x)
         k("bar.sync", 0)
-        blocks = k.let("s32", "blocks", "add.s32", self.size_k, tile.bk - 1)
-        k("shr.s32", blocks, blocks, tile.bk.bit_length() - 1, note="blocks of k")
-        some = k.let("pred", "some", "setp.gt.s32", blocks, 0, note="K = 0: a sum of nothing")
+        some = k.let("pred", "some", "setp.gt.s32", self.size_k, 0, note="K = 0: a sum of nothing")
         with k.when(some, "sums"), k.loop("block") as loop:
             self._block(acc)
-            k("sub.s32", blocks, blocks, 1)
-            more = k.let("pred", "more", "setp.gt.s32", blocks, 0)
+            more = k.let("pred", "more", "setp.gt.s32", self.left, -tile.bk, note="one more was loaded")
             loop.repeat(when=more)
         self._finish(acc)
 
@@ -176,10 +174,8 @@ class _Writer:
         self.thread = k.let("s32", "thread", "mov.u32", "%tid.x")
         block = k.let("s32", "tile", "mov.u32", "%ctaid.x")
         tiles_n, tiles_m = k.param("tiles_n"), k.param("tiles_m")
-        rest = k.let("s32", "tile_rest", "div.s32", block, tiles_n)
-        column = k.let("s32", "tile_column", "rem.s32", block, tiles_n)
-        row = k.let("s32", "tile_row", "rem.s32", rest, tiles_m)
-        matrix32 = k.let("s32", "matrix", "div.s32", rest, tiles_m)
+        rest, column = batch.divide(k, block, tiles_n, "tile_column")
+        matrix32, row = batch.divide(k, rest, tiles_m, "tile_row")
         self.first = {
             "a": k.let("s32", "first_row", "mul.lo.s32", row, tile.bm),
             "b": k.let("s32", "first_column", "mul.lo.s32", column, tile.bn),
@@ -220,7 +216,7 @@ class _Writer:
             pointer = k.let("s64", f"{x.name}_at{j}", "mad.lo.s64", i64, x_across, base)
             x.pointers.append(pointer)
         x.values = k.regs(self.type, f"{x.name}_next", x.loads)
-        self.left[x.name] = k.let("s32", f"{x.name}_left", "sub.s32", self.size_k, self_step, note="steps of k")
+        self.step[x.name] = self_step
         self.stride[x.name] = k.param(f"{x.name}_block")
         # Where they go in shared memory: [k][row or column].
         to = k.let("s32", f"{x.name}_store", "mul.lo.s32", self_step, x.pitch)
@@ -250,15 +246,15 @@ class _Writer:
             for table, register in ((self.both_read, read), (self.both_write, self.to[name])):
                 table[name] = k.let("s32", f"{register.name}_both", "mad.lo.s32", register, 2, whole)
 
-    def _load(self, x: _Operand) -> None:
+    def _load(self) -> None:
         """This thread's elements of the next block; zeros past the end of k."""
         k = self.k
-        left = self.left[x.name]
-        inside = k.let("pred", f"{x.name}_inside", "setp.gt.s32", left, 0)
-        for j, (pointer, value) in enumerate(zip(x.pointers, x.values, strict=True)):
-            load(k, x.dtype, pointer, name=f"{x.name}_element{j}", when=inside, into=value)
-            k("add.s64", pointer, pointer, self.stride[x.name])
-        k("sub.s32", left, left, self.tile.bk)
+        for x in (self.a, self.b):
+            inside = k.let("pred", f"{x.name}_inside", "setp.gt.s32", self.left, self.step[x.name])
+            for j, (pointer, value) in enumerate(zip(x.pointers, x.values, strict=True)):
+                load(k, x.dtype, pointer, name=f"{x.name}_element{j}", when=inside, into=value)
+                k("add.s64", pointer, pointer, self.stride[x.name])
+        k("sub.s32", self.left, self.left, self.tile.bk)
 
     def _store(self, x: _Operand) -> None:
         """What `_load` brought, to the buffer that is not being multiplied."""
@@ -271,8 +267,7 @@ class _Writer:
         """One block of k: loads for the next, multiply-adds, stores for the next, a barrier."""
         k, tile = self.k, self.tile
         k.section("Loads of the next block go out before the arithmetic, which hides their latency.")
-        for x in (self.a, self.b):
-            self._load(x)
+        self._load()
         k.section(f"{tile.bk} steps of k: {tile.wm} + {tile.wn} values make {tile.wm * tile.wn} multiply-adds.")
         for step in range(tile.bk):
             a = self._fragment(self.a, step, tile.wm)

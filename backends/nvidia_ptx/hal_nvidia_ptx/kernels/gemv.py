@@ -151,10 +151,9 @@ class _Writer:
         self.thread = k.let("s32", "thread", "mov.u32", "%tid.x")
         block = k.let("s32", "block", "mov.u32", "%ctaid.x")
         blocks_many, blocks_few = k.param("blocks_many"), k.param("blocks_few")
-        rest = k.let("s32", "block_rest", "div.s32", block, blocks_many)
-        many = k.let("s32", "block_many", "rem.s32", block, blocks_many)
-        few = k.let("s32", "block_few", "rem.s32", rest, blocks_few)
-        matrix = k.let("s64", "matrix", "cvt.s64.s32", k.let("s32", "matrix32", "div.s32", rest, blocks_few))
+        rest, many = batch.divide(k, block, blocks_many, "block_many")
+        matrix32, few = batch.divide(k, rest, blocks_few, "block_few")
+        matrix = k.let("s64", "matrix", "cvt.s64.s32", matrix32)
         self.first_line = k.let("s32", "first_line", "mul.lo.s32", many, shape.lines)
         self.first_row = k.let("s32", "first_row", "mul.lo.s32", few, shape.few)
         self.size = {"a": k.param("m"), "b": k.param("n")}

@@ -19,6 +19,7 @@ from hal_nvidia_ptx.ptx import Entry, Register, at
 
 GROUP = 4
 Index = tuple[Register, int]  # first of a group of four neighbours, number in the group
+Place = tuple[Register, int]  # a register and a constant, in bytes
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ class Results:
         values = [
             finish(k, total, alpha, bias(*divmod(i, len(columns))), self.activation) for i, total in enumerate(sums)
         ]
-        pointers = [self._row_pointer(k, out, row_bytes, index) for index in rows]
-        offsets = [_offset(k, "column", column_bytes, index) for index in columns]
+        pointers = self._row_pointers(k, out, row_bytes, rows)
+        offsets = self._column_offsets(k, column_bytes, columns)
         if len(columns) % GROUP or not self._vector():
             self._store_single(k, pointers, offsets, row_in, column_in, values)
             return
@@ -99,9 +100,23 @@ class Results:
         return k.let("pred", f"{word}_inside", "setp.lt.s32", i, limit)
 
     @staticmethod
-    def _row_pointer(k: Entry, out: Register, row_bytes: Register, index: Index) -> Register:
-        offset = _offset(k, "row", row_bytes, index)
-        return k.let("s64", "out_at", "add.s64", offset, out)
+    def _row_pointers(k: Entry, out: Register, row_bytes: Register, rows: Sequence[Index]) -> list[Register]:
+        """Where each row starts: of a group's first by a multiplication, of its neighbours by an addition."""
+        pointers: list[Register] = []
+        for i, (first, number) in enumerate(rows):
+            if i and rows[i - 1] == (first, number - 1):
+                pointers.append(k.let("s64", "out_at", "add.s64", pointers[-1], row_bytes))
+            else:
+                offset = _offset(k, "row", row_bytes, (first, number))
+                pointers.append(k.let("s64", "out_at", "add.s64", offset, out))
+        return pointers
+
+    def _column_offsets(self, k: Entry, column_bytes: Register, columns: Sequence[Index]) -> list[Place]:
+        """Where each column is in a row: a register, and bytes that are known now."""
+        if self.out.layout != "row":
+            return [(_offset(k, "column", column_bytes, index), 0) for index in columns]
+        firsts = {first: _offset(k, "column", column_bytes, (first, 0)) for first, _ in columns}
+        return [(firsts[first], number * itemsize(self.out.dtype)) for first, number in columns]
 
     def _bias(
         self,
@@ -143,25 +158,28 @@ class Results:
         self,
         k: Entry,
         pointers: Sequence[Register],
-        offsets: Sequence[Register],
+        offsets: Sequence[Place],
         row_in: Sequence[Register],
         column_in: Sequence[Register],
         values: Sequence[Register],
     ) -> None:
         for i, pointer in enumerate(pointers):
-            for j, offset in enumerate(offsets):
-                valid = k.let("pred", "inside", "and.pred", row_in[i], column_in[j])
-                address = k.let("s64", "element_at", "add.s64", pointer, offset)
-                store(k, self.out.dtype, self.sm, address, 0, values[i * len(offsets) + j], when=valid)
+            with k.when(row_in[i], "row"):
+                starts: dict[Register, Register] = {}
+                for j, (offset, more) in enumerate(offsets):
+                    if offset not in starts:
+                        starts[offset] = k.let("s64", "element_at", "add.s64", pointer, offset)
+                    value = values[i * len(offsets) + j]
+                    store(k, self.out.dtype, self.sm, starts[offset], more, value, when=column_in[j])
 
     def _store_vectors(
-        self, k: Entry, pointers: Sequence[Register], offsets: Sequence[Register], values: Sequence[Register]
+        self, k: Entry, pointers: Sequence[Register], offsets: Sequence[Place], values: Sequence[Register]
     ) -> None:
         """Groups of four: one store of 8 or 16 bytes, or two of 16 for float64."""
         dtype, columns = self.out.dtype, len(offsets)
         for i, pointer in enumerate(pointers):
             for j in range(0, columns, GROUP):
-                address = k.let("s64", "group_at", "add.s64", pointer, offsets[j])
+                address = k.let("s64", "group_at", "add.s64", pointer, offsets[j][0])
                 four = values[i * columns + j : i * columns + j + GROUP]
                 if itemsize(dtype) == 2:
                     pairs = [pair(k, dtype, self.sm, four[0], four[1]), pair(k, dtype, self.sm, four[2], four[3])]
