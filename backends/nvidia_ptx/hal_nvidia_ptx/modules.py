@@ -18,7 +18,7 @@ from hal.errors import BackendUnavailable, CompileError, DeviceError, Unsupporte
 from hal.kernel import Kernel
 from hal_nvidia_ptx import assembler
 from hal_nvidia_ptx.context import Context
-from hal_nvidia_ptx.errors import NOT_LOADABLE, UNSUPPORTED_PTX_VERSION, describe
+from hal_nvidia_ptx.errors import NOT_LOADABLE, OUT_OF_MEMORY, STICKY, UNSUPPORTED_PTX_VERSION, describe
 
 FORMAT = "1"  # of what is kept; a change makes old entries unreachable
 LOG_BYTES = 1 << 16
@@ -95,7 +95,7 @@ class Modules:
             if self._cache and not kept:
                 self._cache.put(key, cubin)
             return module
-        if int(code) not in NOT_LOADABLE:
+        if int(code) in STICKY or int(code) == OUT_OF_MEMORY:
             raise self._context.error("cuModuleLoadDataEx", code, f"kernel {kernel.entry}")
         _log.info("%s takes no code of ptxas %s: %s", self._info.name, self._assembler, describe(code))
         self._assembler = ""
