@@ -109,6 +109,20 @@ class Races:
             return
         marks = self._write(ins, shadow, group, offsets, nbytes, THREAD, strong, group.who + self.first)
         if not strong:
+            self._check_itself(ins, shadow, group, offsets, nbytes, marks, values)
+
+    def _check_itself(
+        self,
+        ins: Instruction,
+        shadow: AnyShadow,
+        group: Group,
+        offsets: Ints,
+        nbytes: int,
+        marks: Ints,
+        values: NDArray[Any] | None,
+    ) -> None:
+        """Look for lanes that store to one place at once; where addresses rise from lane to lane there are none."""
+        if not (offsets[1:] > offsets[:-1]).all():
             index, length = shadow.index(offsets, nbytes)
             after = shadow.rows(shadow.written, length)[index]
             self.conflicts.with_itself(ins, shadow.name, group, offsets, after, marks, values)
@@ -188,6 +202,9 @@ class Races:
         before = reads[index]
         if before.ndim == 2:
             marks = marks[:, None]
+        if not before.any():
+            reads[index] = marks
+            return
         met = (before != 0) & ((before ^ marks) & (WHO & ~31) != 0)
         reads[index] = marks
         if not met.any():
