@@ -287,6 +287,15 @@ def test_a_kernel_runs_on_a_device_and_its_arrays_are_shown(tmp_path: Path, caps
     assert (np.load(saved) == -999).all()
 
 
+def test_a_kernel_with_tensor_maps_runs_on_a_device(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--arg", "a:tma:bf16[64x256]:box=64x64:swizzle=128=ones", "--arg", "c:tma:f32[64x16]:box=64x16"]
+    words.insert(2, "--arg")
+    words.insert(3, "b:tma:bf16[16x256]:box=16x64:swizzle=128=2")
+    words += ["--arg", "k:s32=256", "--device", "ptx:sm_90a"]
+    assert cli.main(["ptx", "run", str(HOPPER), "--grid", "1", "--block", "160", *words]) == 0
+    assert "c: float32[64x16] 512, 512, 512, 512, …" in capsys.readouterr().out
+
+
 def test_a_text_is_assembled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         assembler.tool("nvdisasm")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hal.errors import OptionError, UnsupportedError
+from hal.errors import OptionError
 from hal.terminal import patience, write_json
 from hal_nvidia_ptx.commands.launching import BadText, add_launch, pointing, read_text, summary
 from hal_nvidia_ptx.launch import load
-from hal_nvidia_ptx.notation import DTYPES, Number, Unwritten, parse
+from hal_nvidia_ptx.notation import DTYPES, Number, Tensor, Unwritten, parse
 
 SUMMARY = "launch a kernel once on a GPU or an emulated one, and show its arrays"
 EXAMPLES = (
@@ -44,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
             kernel(args.grid, args.block, *values, device=args.device, shared=args.shared, cluster=args.cluster)
     except BadText as bad:
         return bad.code
-    arrays = {name: value for name, value in zip(names, values, strict=True) if isinstance(value, np.ndarray)}
+    contents = [value.values if isinstance(value, Tensor) else value for value in values]
+    arrays = {name: value for name, value in zip(names, contents, strict=True) if isinstance(value, np.ndarray)}
     for name, path in wanted.items():
         np.save(path, arrays[name])
     if args.json:
@@ -66,8 +68,8 @@ def arguments(specs: list[str]) -> tuple[list[str], list[Any]]:
             value = value.value
         elif isinstance(value, Unwritten):
             value = np.zeros(value.shape, DTYPES[value.dtype])
-        elif not isinstance(value, np.ndarray):
-            raise UnsupportedError(f"--arg {spec}: `hal ptx run` makes no tensor maps; `hal ptx check` does")
+        elif isinstance(value, Tensor) and value.values is None:
+            value = replace(value, values=np.zeros(value.shape, DTYPES[value.dtype]))
         names.append(argument.name or f"argument {position + 1}")
         values.append(value)
     return names, values
