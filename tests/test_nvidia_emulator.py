@@ -388,6 +388,32 @@ def test_registers_that_are_written_on_every_path_are_not_watched() -> None:
     assert ran.findings[0].thread_count == 48
 
 
+def test_wmma_multiplies_matrices_of_any_layout() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-8, 8, (16, 16)).astype(np.float16) for _ in range(2))
+    y = clean(
+        """
+        .reg .b32 %a<8>, %b<8>; .reg .f32 %c<8>;
+        mov.f32 %f0, 0f00000000;
+        wmma.load.a.sync.aligned.row.m16n16k16.global.f16 {%a0, %a1, %a2, %a3, %a4, %a5, %a6, %a7}, [%d0], 16;
+        wmma.load.b.sync.aligned.col.m16n16k16.global.f16 {%b0, %b1, %b2, %b3, %b4, %b5, %b6, %b7}, [%d0+512];
+        wmma.mma.sync.aligned.row.col.m16n16k16.f32.f32 {%c0, %c1, %c2, %c3, %c4, %c5, %c6, %c7},
+            {%a0, %a1, %a2, %a3, %a4, %a5, %a6, %a7}, {%b0, %b1, %b2, %b3, %b4, %b5, %b6, %b7},
+            {%f0, %f0, %f0, %f0, %f0, %f0, %f0, %f0};
+        mul.f32 %c0, %c0, 0f40000000;  mul.f32 %c1, %c1, 0f40000000;  // every value once, wherever it lies
+        mul.f32 %c2, %c2, 0f40000000;  mul.f32 %c3, %c3, 0f40000000;
+        mul.f32 %c4, %c4, 0f40000000;  mul.f32 %c5, %c5, 0f40000000;
+        mul.f32 %c6, %c6, 0f40000000;  mul.f32 %c7, %c7, 0f40000000;
+        wmma.store.d.sync.aligned.row.m16n16k16.global.f32 [%d1], {%c0, %c1, %c2, %c3, %c4, %c5, %c6, %c7}, 16;
+        ret;
+        """,
+        x=np.concatenate([a.reshape(-1), b.T.reshape(-1)]).view(np.uint32),
+        y=256,
+        block=32,
+    )
+    assert np.array_equal(y.view(np.float32).reshape(16, 16), 2 * a.astype(np.float32) @ b.astype(np.float32))
+
+
 # Barriers.
 
 STAGE = ".shared .align 4 .b8 s[256];\nmov.u32 %r5, s; shl.b32 %r6, %r0, 2; add.u32 %r7, %r5, %r6;\n"

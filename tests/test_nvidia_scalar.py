@@ -230,6 +230,7 @@ INTEGER: list[tuple[str, tuple[str, ...], str, Reference]] = [
     ("selp.b32 %d, %a, %b, %odd;", (U32, U32), U32, lambda a, b, lane: a if lane & 1 else b),
     ("slct.u32.s32 %d, %a, %b, %c;", (U32, U32, S32), U32, lambda a, b, c: a if c >= 0 else b),
     ("set.lt.u32.s32 %d, %a, %b;", (S32, S32), U32, lambda a, b: -1 if a < b else 0),
+    ("set.ne.u32.u64 %d, %a, %b;", (U64, U64), U32, lambda a, b: -1 if a != b else 0),
     ("mov.b32 %d, {%a, %b};", (U16, U16), U32, lambda a, b: b << 16 | a),
     ("mov.b64 %d, {%a, %b};", (U32, U32), U64, lambda a, b: b << 32 | a),
     ("mov.b32 {_, %d}, %a;", (U32,), U16, lambda a: a >> 16),

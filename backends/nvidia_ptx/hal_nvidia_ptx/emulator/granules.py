@@ -38,7 +38,9 @@ def granules(instructions: Iterable[Instruction]) -> dict[str, int]:
 def _nbytes(ins: Instruction) -> int:
     """Bytes of one access of the instruction; 16 for those that access no memory or more."""
     parts = ins.parts
-    if parts[0] in ("ld", "ldu", "st", "atom", "red") and not ins.has("param", "const", "local", "async", "bulk"):
+    if parts[0] in ("ld", "ldu", "st", "atom", "red", "wmma") and not ins.has(
+        "param", "const", "local", "async", "bulk"
+    ):
         count = int(next((part[1:] for part in parts if part in ("v2", "v4", "v8")), 1))
         return min(16, count * WIDTH.get(parts[-1], 16))
     if parts[:2] == ("cp", "async") and len(ins.operands) > 2 and "bulk" not in parts:

@@ -9,7 +9,7 @@ import numpy as np
 
 from hal_nvidia_ptx.emulator import formats, numerics
 from hal_nvidia_ptx.emulator.instructions import Op, instruction
-from hal_nvidia_ptx.emulator.instructions.floating import HALVES, PACKED
+from hal_nvidia_ptx.emulator.instructions.floating import HALVES, PACKED, halves
 from hal_nvidia_ptx.emulator.instructions.scalar import Simple, plain, predicated, several, simple
 from hal_nvidia_ptx.emulator.lanes import Array, Lanes
 from hal_nvidia_ptx.emulator.program import Program
@@ -135,17 +135,22 @@ def _guard(op: Op, ins: Instruction, program: Program) -> Op:
     return guarded(op, ins, program.source(ins, ins.guard, "pred"))
 
 
+# What `set` gives where the comparison holds, by the type of the result; packed results have it in each half.
+_TRUE = {"f32": 0x3F800000, "u32": 0xFFFFFFFF, "s32": 0xFFFFFFFF, "f16": 0x3C00, "bf16": 0x3F80, "u16": 0xFFFF}
+_TRUE |= {"s16": 0xFFFF, "f16x2": 0x3C00, "bf16x2": 0x3F80}
+
+
 @simple("set")
 def _set(parts: tuple[str, ...]) -> Simple:
     result, kind = parts[-2], parts[-1]
-    if result in PACKED:
-        raise ValueError(f"type .{result}")
+    bits = 8 * DTYPE[result].itemsize
+    if kind in PACKED:
+        one = np.uint16(_TRUE[result] & 0xFFFF)
+        narrow = _of_halves(comparison(parts[1], "f32"), HALVES[kind])
+        return Simple(halves(lambda a, b: narrow(a, b) * one, kind), "b32", ("b32", "b32"))
     function, source = _compare(parts)
-    yes: Any = 1.0 if result == "f32" else 0xFFFFFFFF if result == "u32" else -1
-    if result not in ("f32", "u32", "s32"):
-        raise ValueError(f"result .{result} of type .{kind}")
-    one, zero = DTYPE[result].type(yes), DTYPE[result].type(0)
-    return Simple(lambda a, b, out: np.copyto(out, np.where(function(a, b), one, zero)), result, (source, source))
+    yes = DTYPE[f"u{bits}"].type(_TRUE[result])
+    return Simple(lambda a, b, out: np.copyto(out, function(a, b) * yes), f"b{bits}", (source, source))
 
 
 @instruction("selp", guarded=True)
