@@ -254,7 +254,7 @@ def _refused(run: Run, ins: Instruction, lanes: Lanes, done: Array) -> bool:
 def _wait(ins: Instruction, program: Program) -> Op:
     """Both wait here for as long as something can still happen, which PTX allows for try_wait; then they give false.
 
-    In mode "late" they give false once before they wait.
+    In modes "late" and "races" they give false once before they wait.
     """
     program.count(ins, 3, 4)
     result, address, space = program.dest(ins, 0, "pred"), program.address(ins, 1), _space(ins)
@@ -271,7 +271,7 @@ def _wait(ins: Instruction, program: Program) -> Op:
         if done.all():
             waiting.passed(lanes, where)
             return None
-        if state.late and run.options.trips is None and _refused(run, ins, lanes, done):
+        if run.mode != "early" and run.options.trips is None and _refused(run, ins, lanes, done):
             lanes.put(result, False)
             if done.any():
                 waiting.passed(lanes.where(done), where[done])
