@@ -30,6 +30,7 @@ from hal_nvidia_ptx.kernels.values import ARITHMETIC, literal
 from hal_nvidia_ptx.ptx import Entry, Register, module
 
 DIGITS = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}  # binary, of a number's significand
+RING = 8  # words of a parameter under way
 NUMBERS = ("eps", "one_nth")
 
 configs = rows.configs
@@ -43,7 +44,7 @@ def kernels(op_class: OpClass, config: Config) -> tuple[Kernel, ...]:
         f"{op_class.name}_{way.name}",
         parameters,
         threads=way.threads,
-        min_blocks=way.min_blocks,
+        min_blocks=way.min_blocks(op_class),
         doc=_doc(op_class, way),
     )
     _Norm(k, way, op_class).write()
@@ -98,34 +99,32 @@ class _Norm:
 
     def _values(self, chunk: Chunk, *, store_sum: bool) -> tuple[list[list[Register]], list[list[Register]]]:
         """x, or x + residual as rounded (and stored, if asked for), of all slots, and words; 0 behind its end."""
-        k, way = self.k, self.way
+        k = self.k
         k.section("The row's elements of this lane: all loads before the first use; 0 behind its end.")
         words = self.row.load("x", chunk, 0.0)
-        values = self._unpacked("v", words, self.x)
         if not self.residual:
-            return values, words
-        added = self._unpacked("r", self.row.load("residual", chunk, 0.0), self.x)
+            return [self._unpacked("v", of_slot, self.x) for of_slot in words], words
+        added = self.row.load("residual", chunk, 0.0)
         k.section("The sum with the residual, as rounded.")
-        total = self.row.tensors["sum"]
-        for slot in range(way.slots):
-            for value, term in zip(values[slot], added[slot], strict=True):
+        values = []
+        for slot in range(self.way.slots):
+            values.append(self._unpacked("v", words[slot], self.x))
+            for value, term in zip(values[slot], self._unpacked("r", added[slot], self.x), strict=True):
                 k(f"add.rn.{self.kind}", value, value, term)
             if self.x in ("float16", "bfloat16"):
                 words[slot] = self._rounded(values[slot])
             if store_sum:
-                total.store(chunk, slot, values[slot], words[slot])
+                self.row.tensors["sum"].store(chunk, slot, values[slot], words[slot])
         if store_sum:
             self.row.store_ragged("sum", chunk, values)
         return values, words
 
-    def _unpacked(self, name: str, words: list[list[Register]], dtype: str) -> list[list[Register]]:
+    def _unpacked(self, name: str, words: list[Register], dtype: str) -> list[Register]:
+        """The elements of one vector."""
         if dtype in ("float32", "float64"):
             return words
-        vector = self.way.vector
-        flat = self.k.regs(self.kind, name, vector * len(words))
-        values = [flat[slot * vector : (slot + 1) * vector] for slot in range(len(words))]
-        for slot, of_slot in zip(words, values, strict=True):
-            unpack(self.k, dtype, slot, of_slot)
+        values = self.k.regs(self.kind, name, self.way.vector)
+        unpack(self.k, dtype, words, values)
         return values
 
     def _rounded(self, values: list[Register]) -> list[Register]:
@@ -222,27 +221,32 @@ class _Norm:
         k.section("The results.")
         certain = way.slots - len(chunk.unsure)
         # Weights of a slot that may lie behind the row's end go where those of an earlier one were: they need no zeros.
-        # Where a block has all the lanes it can have, registers are few.
-        ring = 1 if way.lanes == rows.MOST_LANES else certain or way.slots
-        words = {role: self.row.tensors[role].registers(ring) for role in self.parameters}
+        words = {role: self._ring(role, certain) for role in self.parameters}
         for slot, of_slot in enumerate(values):
             loaded = []
             for role in self.parameters:
-                tensor = self.row.tensors[role]
-                tensor.load(chunk, slot, words[role][slot % ring], None if certain else 0.0)
-                loaded.append(self._unpacked(role[0], [words[role][slot % ring]], tensor.dtype)[0])
+                tensor, target = self.row.tensors[role], words[role][slot % len(words[role])]
+                tensor.load(chunk, slot, target, None if certain else 0.0)
+                loaded.append(self._unpacked(role[0], target, tensor.dtype))
             results = self._affine(of_slot, rstd, loaded)
             self.row.tensors["out"].store(chunk, slot, results)
         if chunk.ragged is not None:
             with k.when(chunk.ragged, "out_ragged", note="what is left behind the last whole vector"):
                 self._ragged_results(chunk, values, rstd)
 
+    def _ring(self, role: str, certain: int) -> list[list[Register]]:
+        """Registers for a parameter's vectors under way: few, since where a block has all the lanes it can have, or a
+        parameter is wider than x, more would not fit."""
+        tensor = self.row.tensors[role]
+        most = 1 if self.way.lanes == rows.MOST_LANES else max(RING // tensor.words, 1)
+        return tensor.registers(min(certain, most) or self.way.slots)
+
     def _ragged_results(self, chunk: Chunk, values: list[list[Register]], rstd: Register) -> None:
         ends, inside = self.row.pick_ragged(chunk, values), self.row.inside(chunk)
         loaded = []
         for role in self.parameters:
             tensor = self.row.tensors[role]
-            loaded.append(self._unpacked(role[0], [tensor.load_ragged(chunk, 0.0, inside)], tensor.dtype)[0])
+            loaded.append(self._unpacked(role[0], tensor.load_ragged(chunk, 0.0, inside), tensor.dtype))
         self.row.tensors["out"].store_ragged(chunk, self._affine(ends, rstd, loaded), inside)
 
     def _affine(

@@ -18,7 +18,7 @@ from hal.device import DeviceInfo
 from hal.dtypes import accumulator
 from hal.errors import UnsupportedError
 from hal.kernel import Config
-from hal.op import Op, next_pow2
+from hal.op import Op, OpClass, next_pow2
 from hal.ops.rows import PER_ROW_RESULTS, Rows, row_length, walk
 from hal_nvidia_ptx.kernels.values import itemsize
 from hal_nvidia_ptx.target import TARGETS
@@ -26,7 +26,7 @@ from hal_nvidia_ptx.target import TARGETS
 SHARED = ("weight", "bias")  # one row for the whole batch
 VECTOR_BYTES = 16
 WARP, MOST_LANES = 32, 1024
-BUSY = 896  # threads that an SM should hold at least: the assembler may use 72 registers for each
+BUSY, LESS_BUSY = 896, 640  # threads that an SM should hold at least, of 72 and (with a mask, a residual) 96 registers
 BLOCK = 128  # threads of a block that holds several rows
 STREAM_LANES = 512
 ELEMENTS = 32  # a lane holds at most, and of what it loads at most this many 32-bit registers, float64 half
@@ -69,10 +69,10 @@ class Way:
     def threads(self) -> int:
         return self.lanes * self.rows
 
-    @property
-    def min_blocks(self) -> int:
+    def min_blocks(self, op_class: OpClass) -> int:
         """That an SM should hold: without a word on it the assembler spills rather than use a few registers more."""
-        return max(BUSY // self.threads, 1)
+        alone = sum(operand.role not in SHARED for operand in op_class.inputs) == 1
+        return max((BUSY if alone else LESS_BUSY) // self.threads, 1)
 
     @property
     def step(self) -> int:

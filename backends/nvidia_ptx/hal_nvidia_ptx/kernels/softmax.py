@@ -44,7 +44,7 @@ def kernels(op_class: OpClass, config: Config) -> tuple[Kernel, ...]:
         f"{op_class.name}_{way.name}",
         parameters,
         threads=way.threads,
-        min_blocks=way.min_blocks,
+        min_blocks=way.min_blocks(op_class),
         doc=_doc(op_class, way),
     )
     _Softmax(k, way, op_class).write()
