@@ -527,13 +527,17 @@ WAYS = {
         "cvt.u64.u32 x, a;\n    cvta.shared.u64 x, x;\n    mapa.u64 x, x, d;\n    ld.u32 r0, [x];",
     ),
     "async": (
-        f"{EXPECT}mapa.shared::cluster.u32 r2, a, d;\n    {OTHER_BAR}"
-        "st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [r2], b, [r3]; // there",
+        (
+            f"{EXPECT}mapa.shared::cluster.u32 r2, a, d;\n    {OTHER_BAR}"
+            "st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [r2], b, [r3]; // there"
+        ),
         RECEIVED,
     ),
     "bulk": (
-        f"st.shared.u32 [a+1024], b;\n    fence.proxy.async.shared::cta;\n    bar.sync 0;\n    {EXPECT}{OTHER_BAR}"
-        f"mapa.shared::cluster.u32 r2, s, d;\n    @first {FAR_COPY} [r2], [s+1024], 128, [r3]; // there",
+        (
+            f"st.shared.u32 [a+1024], b;\n    fence.proxy.async.shared::cta;\n    bar.sync 0;\n    {EXPECT}{OTHER_BAR}"
+            f"mapa.shared::cluster.u32 r2, s, d;\n    @first {FAR_COPY} [r2], [s+1024], 128, [r3]; // there"
+        ),
         RECEIVED,
     ),
 }
