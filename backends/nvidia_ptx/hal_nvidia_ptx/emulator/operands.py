@@ -51,11 +51,20 @@ _ARITHMETIC = {
 
 
 @dataclass(slots=True)
+class Names:
+    """The registers of a function, unique name -> type, and whether any had to be renamed to be unique."""
+
+    registers: dict[str, str]
+    renamed: bool = False
+
+
+@dataclass(slots=True)
 class Scope:
     """The names declared between a pair of braces, in terms of names unique in the function."""
 
     number: int
-    parent: Scope | None = None
+    parent: Scope | None
+    all: Names
     names: dict[str, str] = field(default_factory=dict)  # register as written -> unique
     ranges: dict[str, tuple[int, str]] = field(default_factory=dict)  # prefix -> (count, unique prefix)
     variables: dict[str, Variable] = field(default_factory=dict)
@@ -64,6 +73,8 @@ class Scope:
 
     def register(self, name: str) -> str | None:
         """The unique name of a declared register, None if there is none of this name."""
+        if not self.all.renamed:
+            return name if name in self.all.registers else None
         numbered = _NUMBERED.match(name)
         scope: Scope | None = self
         while scope is not None:
@@ -104,7 +115,8 @@ def parse_operand(text: str, scope: Scope) -> Operand:
     """One operand. Raises PtxError (without a line) for text that is none."""
     known = scope.known.get(text)
     if known is None:
-        known = scope.known[text] = _parse(text, scope)
+        plain = scope.register(text)
+        known = scope.known[text] = _parse(text, scope) if plain is None else Reg(plain)
     return known
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hal_nvidia_ptx.emulator import instructions
+from hal_nvidia_ptx.emulator import accumulators, instructions
 from hal_nvidia_ptx.emulator.assigned import unassigned
 from hal_nvidia_ptx.emulator.constants import propagated
 from hal_nvidia_ptx.emulator.effects import effect
@@ -84,6 +86,7 @@ class Program:
         self.unassigned = unassigned(self.function, self.effects)
         self.instructions = propagated(self.instructions, self.effects, self.unassigned)
         self.ops: list[Op] = [self._op(ins) for ins in self.instructions]
+        accumulators.watch(self)
         self.tails: dict[int, list[Op]] = {}
         fixed = function.directives.get("reqnctapercluster", ())
         x, y, z = (*fixed, 1, 1, 1)[:3]
@@ -324,7 +327,20 @@ def constant(number: Imm, dtype: np.dtype[Any]) -> Array:
 
 def load(text: str, entry: str | None, target: str) -> Program:
     """Parse, choose the entry (None: the only one), build. Raises PtxError; ValueError for an unknown target."""
-    return build(parse(text), entry, target)
+    with uncollected():
+        return build(parse(text), entry, target)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Garbage is not collected meanwhile: thousands of small objects are made that all stay, which doubles the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def build(module: Module, entry: str | None, target: str) -> Program:

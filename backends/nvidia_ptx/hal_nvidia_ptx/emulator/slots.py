@@ -21,7 +21,7 @@ class Slot(Protocol):
         """The array for a batch: of all its lanes, or of one element. `raw` holds the registers' own arrays."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)  # not frozen: thousands are made for a kernel
 class RegisterSlot:
     """A register seen as dtype; of a wider register its low part."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 
-from hal_nvidia_ptx.emulator.operands import Scope, constant, parse_operand, split
+from hal_nvidia_ptx.emulator.operands import Names, Scope, constant, parse_operand, split
 from hal_nvidia_ptx.emulator.syntax import (
     DTYPE,
     WIDTH,
@@ -59,7 +59,7 @@ class _Parser:
         self.pos = 0
         self.line, self._counted = 1, 0
         self.function: Function | None = None
-        self.scope = self.top = Scope(0)
+        self.scope = self.top = Scope(0, None, Names({}))
         self.scopes = 0
         self.jumps: list[tuple[Instruction, Scope]] = []
 
@@ -121,9 +121,8 @@ class _Parser:
             raise PtxError(message, line, self.lines[line - 1]) from None
         if guard is not None and not isinstance(guard, Reg):
             raise PtxError(f"@{found[3]}: the guard is no register", line, self.lines[line - 1])
-        words = found[0].strip()
         instruction = Instruction(
-            opcode, operands, line, " ".join(words.split()), guard, found[2] == "!", len(function.instructions)
+            opcode, operands, line, found[0].strip(), guard, found[2] == "!", len(function.instructions)
         )
         function.instructions.append(instruction)
         if opcode[:2] == "br" or opcode[:4] == "call":
@@ -158,7 +157,7 @@ class _Parser:
 
     def _open(self) -> None:
         self.scopes += 1
-        self.scope = Scope(self.scopes, self.scope)
+        self.scope = Scope(self.scopes, self.scope, self.scope.all)
 
     def _close_function(self) -> None:
         function = self.function
@@ -221,7 +220,7 @@ class _Parser:
         self.pos = found.end()
         function = Function(found[2], line, entry)
         self.scope = self.top
-        body_scope = Scope(0, self.top)
+        body_scope = Scope(0, self.top, Names(function.registers))
         for group, into in ((found[1], function.results), (found[3], function.params)):
             for text in split_parameters(group[1:-1]) if group else []:
                 into.append(self._parameter(text, body_scope, function, line))
@@ -317,11 +316,13 @@ class _Parser:
         if many is None:
             unique = name if name not in taken else f"{name}@{scope.number}"
             scope.names[name] = unique
+            scope.all.renamed |= unique != name
             taken[unique] = kind
             return
         prefix = many[1]
         if f"{prefix}0" in taken or f"{prefix}1" in taken:
             prefix = f"{prefix}@{scope.number}."
+            scope.all.renamed = True
         scope.ranges[many[1]] = (int(many[2]), prefix)
         for number in range(int(many[2])):
             taken[f"{prefix}{number}"] = kind
