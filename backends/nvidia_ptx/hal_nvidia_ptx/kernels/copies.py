@@ -54,10 +54,15 @@ class Walk:
 
 
 class Copies:
-    """The addresses, which both kinds share. `at` is that of this thread's first piece in the next block."""
+    """The addresses, which both kinds share. `at` is where this thread reads next.
 
-    def __init__(self, k: Entry, role: str, walk: Walk) -> None:
+    Pieces of one line are at offsets from there, in 64 bits where the target adds those in one instruction (sm_100).
+    Where lines are evenly spaced, a pointer can walk from piece to piece instead, which needs fewer registers; on sm_75
+    it was worse, since loads wait for it."""
+
+    def __init__(self, k: Entry, role: str, walk: Walk, sm: int) -> None:
         self.k, self.role, self.walk = k, role, walk
+        self.wide, self.walks = sm >= 100, sm >= 80 and not walk.along_k
         self.works: Register | None = None
         self.offsets: list[Register] = []
         self._turned: dict[int, Register] = {}
@@ -82,13 +87,7 @@ class Copies:
             )
         self._to_shared(shared, piece)
         places = self._rows if walk.along_k else self._columns
-        lines = places(base, pitch, first, extent, piece)
-        units = pitch
-        if walk.width > 1:
-            units = k.let("s64", f"{name}_pitch_units", "shr.s64", pitch, walk.width.bit_length() - 1)
-        units = k.let("s32", f"{name}_units", "cvt.s32.s64", units, note=f"from line to line, in {walk.width} bytes")
-        for i, line in enumerate(lines):
-            self.offsets.append(k.let("s32", f"{name}_offset_{i}", "mul.lo.s32", line, units))
+        places(base, pitch, first, extent, piece)
         self.at = k.reg("s64", f"{name}_next")
 
     def _to_shared(self, shared: Register, piece: Register) -> None:
@@ -103,10 +102,8 @@ class Copies:
             k("mad.lo.s32", to, part, walk.piece, to)
         self.to = k.let("s32", f"{name}_to", "add.s32", to, shared, note="where its first piece goes, in stage 0")
 
-    def _rows(
-        self, base: Register, pitch: Register, first: Register, extent: Register, piece: Register
-    ) -> list[Register]:
-        """Lines are rows of a (columns of b), the last one where there is none."""
+    def _rows(self, base: Register, pitch: Register, first: Register, extent: Register, piece: Register) -> None:
+        """Lines are rows of a (columns of b), the last one where there is none: each has its own offset."""
         k, walk, name = self.k, self.walk, self.role
         first64 = k.let("s64", f"{name}_first", "cvt.s64.s32", first)
         matrix = k.let("s64", f"{name}_base", "mad.lo.s64", first64, pitch, base)
@@ -119,13 +116,11 @@ class Copies:
             line = k.let("s32", f"{name}_row", "add.s32", self.line, i * walk.lines) if i else self.line
             note = "past the end: the last one again" if i == 0 else ""
             lines.append(k.let("s32", f"{name}_row", "min.s32", line, last, note=note))
+        self._offsets(lines, pitch)
         self.block_bytes: Register | int = walk.tile.pitch
-        return lines
 
-    def _columns(
-        self, base: Register, pitch: Register, first: Register, extent: Register, piece: Register
-    ) -> list[Register]:
-        """Lines are steps of k; the piece is the same in all, the last one where there is none."""
+    def _columns(self, base: Register, pitch: Register, first: Register, extent: Register, piece: Register) -> None:
+        """Lines are steps of k; the piece is the same in all, the last one where there is none. A pointer walks."""
         k, walk, name = self.k, self.walk, self.role
         in_piece = walk.piece // walk.size
         place = k.let("s32", f"{name}_place", "mad.lo.s32", piece, in_piece, first)
@@ -134,26 +129,42 @@ class Copies:
             last = k.let("s32", f"{name}_last", "sub.s32", extent, in_piece)
             k("min.s32", place, place, last, note="past the end: the last one again")
         self.base = k.let("s64", f"{name}_base", "mad.wide.s32", place, walk.size, base)
-        self.block_bytes = k.let(
-            "s64", f"{name}_block", "mul.lo.s64", pitch, walk.tile.lines, note="from block to block"
-        )
-        return [
-            k.let("s32", f"{name}_k", "add.s32", self.line, i * walk.lines) if i else self.line
-            for i in range(walk.passes)
-        ]
-
-    def seek(self, block: Register | int) -> None:
-        """The next block is this one."""
-        k = self.k
-        if block == 0:
-            k("mov.s64", self.at, self.base)
+        self.block_bytes = k.let("s64", f"{name}_block", "mul.lo.s64", pitch, walk.tile.lines, note="from block to block")
+        if self.walks:
+            line64 = k.let("s64", f"{name}_line_wide", "cvt.s64.s32", self.line)
+            k("mad.lo.s64", self.base, line64, pitch, self.base)
+            lines = min(walk.lines, walk.tile.lines)
+            self.stride = k.let("s64", f"{name}_stride", "mul.lo.s64", pitch, lines, note="from piece to piece")
             return
+        add = range(0, walk.passes * walk.lines, walk.lines)
+        self._offsets([k.let("s32", f"{name}_k", "add.s32", self.line, i) if i else self.line for i in add], pitch)
+
+    def _offsets(self, lines: list[Register], pitch: Register) -> None:
+        """How far each piece's line is from the first: 32 bits of units of `width` bytes, or 64 bits of bytes."""
+        k, walk, name = self.k, self.walk, self.role
+        units = pitch
+        if walk.width > 1:
+            units = k.let("s64", f"{name}_pitch_units", "shr.s64", pitch, walk.width.bit_length() - 1)
+        units = k.let("s32", f"{name}_units", "cvt.s32.s64", units, note=f"from line to line, in {walk.width} bytes")
+        for i, line in enumerate(lines):
+            offset = k.reg("s64" if self.wide else "s32", f"{name}_offset_{i}")
+            k("mul.wide.s32" if self.wide else "mul.lo.s32", offset, line, units)
+            if self.wide and walk.width > 1:
+                k("shl.b64", offset, offset, walk.width.bit_length() - 1)
+            self.offsets.append(offset)
+
+    def seek(self, block: Register | int) -> Register:
+        """Where this thread reads first in a block."""
+        k = self.k
+        if isinstance(block, int):
+            return self.base if block == 0 else k.let("s64", f"{self.role}_seek", "mad.lo.s64", block, self.block_bytes, self.base)
         block64 = k.let("s64", f"{self.role}_block64", "cvt.s64.s32", block)
-        k("mad.lo.s64", self.at, block64, self.block_bytes, self.base)
+        return k.let("s64", f"{self.role}_seek", "mad.lo.s64", block64, self.block_bytes, self.base)
 
     def step(self) -> None:
-        """On to the block that follows in memory."""
-        self.k("add.s64", self.at, self.at, self.block_bytes)
+        """On to the block that follows in memory, after the last piece of one."""
+        if not self.walks:
+            self.k("add.s64", self.at, self.at, self.block_bytes)
 
     def _inside_k(self, i: int, remaining: Register, within: int = 0) -> Register:
         """Whether element `within` of piece i lies before the end of k, `remaining` steps after the block's start."""
@@ -191,23 +202,56 @@ class Copies:
                 k("add.s32", self._turned[0], self.to, stage)
 
     def _source(self, i: int) -> Register:
-        """The address of piece i: a pointer a piece would need twice the registers that 32-bit offsets do."""
-        return self.k.let("s64", f"{self.role}_from", "mad.wide.s32", self.offsets[i], self.walk.width, self.at)
+        """The address of piece i; pieces come in order, each is asked for once."""
+        k = self.k
+        source = k.reg("s64", f"{self.role}_from")
+        if self.walks:
+            k("mov.s64", source, self.at)
+            k("add.s64", self.at, self.at, self.stride)
+        elif self.wide:
+            k("add.s64", source, self.at, self.offsets[i])
+        else:
+            k("mad.wide.s32", source, self.offsets[i], self.walk.width, self.at)
+        return source
 
 
 class AsyncCopies(Copies):
     """cp.async: nothing passes through registers, and zeros can be written instead of what lies past the end of k."""
 
-    def first(self, stage: Register | int, remaining: Register) -> None:
-        """The block that ends after `remaining` steps of k."""
-        k, width = self.k, self.walk.width
+    def fill(self, stage: Register, remaining: Register, when: Register) -> None:
+        """A block that ends after `remaining` steps of k, where `when` holds: before the main loop."""
         self.aim(stage)
+        guard = self._working(when)
+        if self.walks and self.walk.passes > 2 and not any(map(self._turn, range(self.walk.passes))):
+            self._fill_walking(remaining, guard)
+        else:
+            self._fill_straight(remaining, guard)
+        self.step()
+
+    def _fill_straight(self, remaining: Register, guard: Register) -> None:
+        k, width = self.k, self.walk.width
         nbytes = k.reg("s32", f"{self.role}_bytes")
         for i in range(self.walk.passes):
             if i == 0 or not self.walk.along_k:
                 k("selp.s32", nbytes, width, 0, self._inside_k(i, remaining), note="the rest is filled with zeros")
             target, constant = self._place(i)
-            k(self._opcode, at(target, constant), at(self._source(i)), width, nbytes, when=self.works)
+            k(self._opcode, at(target, constant), at(self._source(i)), width, nbytes, when=guard)
+
+    def _fill_walking(self, remaining: Register, guard: Register) -> None:
+        """Piece by piece in a loop: little text, and little code."""
+        k, walk, name = self.k, self.walk, self.role
+        into = k.let("s32", f"{name}_filled", "mov.s32", self._turned[0])
+        line = k.let("s32", f"{name}_k", "mov.s32", self.line)
+        left = k.let("s32", f"{name}_pieces", "mov.s32", walk.passes)
+        with k.loop(f"fill_{name}") as loop:
+            k('.pragma "nounroll"')
+            inside = k.let("pred", f"{name}_inside", "setp.gt.s32", remaining, line)
+            nbytes = k.let("s32", f"{name}_bytes", "selp.s32", walk.width, 0, inside, note="else zeros")
+            k(self._opcode, at(into), at(self._source(0)), walk.width, nbytes, when=guard)
+            k("add.s32", into, into, walk.lines * walk.tile.pitch)
+            k("add.s32", line, line, walk.lines)
+            k("sub.s32", left, left, 1)
+            loop.repeat(when=k.let("pred", f"{name}_more", "setp.gt.s32", left, 0))
 
     def part(self, number: int, parts: int, when: Register) -> list[Emit]:
         """One of `parts` parts of a whole block's copies, where `when` holds, to the stage that `aim` chose;
@@ -230,83 +274,3 @@ class AsyncCopies(Copies):
     @property
     def _opcode(self) -> str:
         return f"cp.async.{'cg' if self.walk.width == CHUNK else 'ca'}.shared.global"
-
-
-class StagedCopies(Copies):
-    """Loads into registers, stores of 16 bytes into shared memory."""
-
-    def __init__(self, k: Entry, role: str, walk: Walk) -> None:
-        super().__init__(k, role, walk)
-        self._type = {1: "b32", 2: "b16"}.get(walk.width, "b32")
-        each = CHUNK // min(walk.width, 4)
-        flat = k.regs(self._type, f"{role}_staged", each * walk.passes)
-        self._staged = [flat[i : i + each] for i in range(0, len(flat), each)]
-
-    def first(self, remaining: Register) -> None:
-        """The block that ends after `remaining` steps of k: zeros, then what there is."""
-        for piece in self._staged:
-            for register in piece:
-                self.k(f"mov.{self._type}", register, 0)
-        for i in range(self.walk.passes):
-            for j in range(CHUNK // self.walk.width):
-                if j == 0 or self.walk.along_k:
-                    inside = self._working(self._inside_k(i, remaining, j * self.walk.width // self.walk.size))
-                self._load(i, j, inside)
-
-    def block(self, when: Register) -> list[Emit]:
-        """A whole block, where `when` holds."""
-        guard = [when]
-
-        def begin() -> None:
-            guard[0] = self._working(when)
-
-        def load(i: int) -> Emit:
-            def emit() -> None:
-                for j in range(CHUNK // self.walk.width):
-                    self._load(i, j, guard[0])
-
-            return emit
-
-        return [begin, *(load(i) for i in range(self.walk.passes)), self.step]
-
-    def _load(self, i: int, j: int, when: Register) -> None:
-        """Part j of piece i."""
-        k, width, walk = self.k, self.walk.width, self.walk
-        if j == 0:
-            self._from = self._source(i)
-        if not walk.along_k and width < walk.piece:
-            there = k.reg("pred", f"{self.role}_there")
-            k("setp.gt.and.s32", there, self.left, j * width // walk.size, when)
-            when = there
-        registers = self._staged[i]
-        if width >= 4:
-            words = registers[j * width // 4 : (j + 1) * width // 4]
-            vector = f".v{len(words)}" if len(words) > 1 else ""
-            k(f"ld.global.nc{vector}.b32", words if vector else words[0], at(self._from, j * width), when=when)
-        else:
-            k(f"ld.global.nc.{'b16' if width == 2 else 'u8'}", registers[j], at(self._from, j * width), when=when)
-
-    def store(self, stage: Register | int, when: Register | None) -> None:
-        """What was loaded, to the stage at this offset."""
-        k = self.k
-        self.aim(stage)
-        when = self._working(when) if when is not None else self.works
-        for i, registers in enumerate(self._staged):
-            target, constant = self._place(i)
-            k("st.shared.v4.b32", at(target, constant), self._words(registers), when=when)
-
-    def _words(self, registers: list[Register]) -> list[Register]:
-        """Four words from elements of one or two bytes."""
-        k, name = self.k, f"{self.role}_word"
-        if self.walk.width >= 4:
-            return registers
-        if self.walk.width == 2:
-            return [k.let("b32", name, "mov.b32", registers[i : i + 2]) for i in range(0, 8, 2)]
-        words = []
-        for i in range(0, 16, 4):
-            low, high = (
-                k.let("b32", f"{self.role}_half", "prmt.b32", registers[j], registers[j + 1], "0x0040")
-                for j in (i, i + 2)
-            )
-            words.append(k.let("b32", name, "prmt.b32", low, high, "0x5410"))
-        return words

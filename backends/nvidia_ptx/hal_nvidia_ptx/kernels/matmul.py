@@ -27,8 +27,8 @@ from hal.ops import OPERATORS
 from hal.ops.problem import Problem, problem
 from hal_nvidia_ptx.kernels import batch, ffma, gemv, mma, splitk
 from hal_nvidia_ptx.kernels.fragments import instructions
-from hal_nvidia_ptx.kernels.mma import Tile
 from hal_nvidia_ptx.kernels.results import arguments as results_of
+from hal_nvidia_ptx.kernels.tile import Tile, along_k
 from hal_nvidia_ptx.kernels.values import itemsize
 from hal_nvidia_ptx.target import TARGETS
 
@@ -49,11 +49,12 @@ ROWS_OF_A_BATCH = 256  # what is assumed of m where the choice must not depend o
 
 # bm, bn, bytes of k, warps along m and n, stages, blocks of an SM.
 Shape = tuple[int, int, int, int, int, int, int]
-SMALL: tuple[Shape, ...] = ((64, 64, 128, 2, 2, 3, 3), (32, 64, 128, 1, 4, 3, 4), (32, 32, 128, 2, 2, 3, 4))
+SMALL: tuple[Shape, ...] = ((64, 64, 128, 2, 2, 3, 2), (32, 64, 128, 1, 4, 3, 2), (32, 32, 128, 2, 2, 3, 4))
 MENU: dict[str, tuple[Shape, ...]] = {
     "large": ((128, 256, 128, 2, 4, 3, 1), (256, 128, 128, 4, 2, 3, 1), (128, 128, 64, 2, 2, 4, 2), *SMALL),
-    "99K": ((128, 128, 128, 2, 4, 3, 1), *((*shape[:5], 3, 1) for shape in SMALL)),
-    "sm_75": ((128, 128, 64, 2, 4, 2, 1), (64, 64, 64, 2, 2, 2, 2), (32, 32, 64, 2, 2, 2, 4)),
+    "99K": ((128, 128, 128, 2, 4, 3, 1), *SMALL),
+    "sm_120": ((128, 128, 128, 2, 2, 3, 1), *SMALL),
+    "sm_75": ((256, 128, 64, 4, 2, 2, 1), (128, 128, 64, 2, 4, 2, 1), (64, 64, 64, 2, 2, 2, 2), (32, 32, 64, 2, 2, 2, 4)),
     "float64": ((64, 64, 128, 2, 2, 3, 2), (32, 32, 128, 2, 2, 3, 4)),
 }
 
@@ -74,10 +75,12 @@ def _tensor_cores(op: Op, p: Problem, info: DeviceInfo) -> list[Config]:
     rate = DOUBLES.get(target.sm, 0) if op.dtype == "float64" else int(RATE[target.sm] * FACTOR[op.dtype])
     if not rate or not instructions(op.dtype, target.sm) or not _suits(op, p):
         return []
-    sm = 75 if target.sm < 80 else 90 if target.sm >= 90 and op.dtype == "float64" else 80
+    levels = (75, 80, 90, 100) if op.dtype == "float64" else (75, 80, 100)  # what makes a text differ
+    sm = max(level for level in levels if level <= target.sm)
     widths = _width(op, p, "a"), _width(op, p, "b")
     timed = []
-    for tile in _tiles(op, p, target.shared_block, sm, widths):
+    menu = "float64" if op.dtype == "float64" else "large" if target.shared_block > 128 << 10 else target.name
+    for tile in _tiles(op, p, MENU.get(menu, MENU["99K"]), target.shared_block, sm, widths):
         if _reaches(op, p, tile):
             timed.append((_clocks(op, p, tile, int(info.props["sms"]), rate, target.shared_sm), tile))
     timed.sort(key=lambda pair: pair[0])
@@ -110,19 +113,20 @@ def _width(op: Op, p: Problem, role: str) -> int:
     """Bytes by which an operand is copied: as many as divide its addresses and the length of its contiguous axis."""
     spec = OPERATORS[op.name].classify(op).input(role)
     assert spec is not None
-    extent = p.k if mma.along_k(role, spec.layout) else p.m if role == "a" else p.n
+    extent = p.k if along_k(role, spec.layout) else p.m if role == "a" else p.n
     width = min(LINE, spec.align)
     while extent * itemsize(op.dtype) % width:
         width //= 2
     return max(width, itemsize(op.dtype) if itemsize(op.dtype) < 4 else 4)
 
 
-def _tiles(op: Op, p: Problem, shared: int, sm: int, widths: tuple[int, int]) -> Iterator[Tile]:
-    """The menu of a target, with the ways to split k."""
-    name = "float64" if op.dtype == "float64" else "sm_75" if sm < 80 else "large" if shared > 128 << 10 else "99K"
+def _tiles(
+    op: Op, p: Problem, menu: tuple[Shape, ...], shared: int, sm: int, widths: tuple[int, int]
+) -> Iterator[Tile]:
+    """The tiles of a menu that suit the widths of copies, with the ways to split k."""
     invariant = op.param("deterministic") == "batch"
     size = itemsize(op.dtype)
-    for bm, bn, k_bytes, wm, wn, stages, blocks in MENU[name]:
+    for bm, bn, k_bytes, wm, wn, stages, blocks in menu:
         tile = Tile(bm, bn, k_bytes // size, wm, wn, stages, blocks, sm, *widths, 1)
         staged = sum(not tile.is_async(role) for role in "ab")
         if staged and sm >= 80 and tile.threads * 2 < (bm + bn) and bm * bn > 64 * 64:

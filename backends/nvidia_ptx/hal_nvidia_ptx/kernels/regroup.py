@@ -68,8 +68,8 @@ def write(
 ) -> None:  # fmt: skip
     """sums: by unit of 16 rows, then by 8 columns: four registers. warp_row, warp_column: of the warp, 0, 1, …"""
     k.section(
-        f"The sums to shared memory: {block.rows} rows of {block.pitch} bytes. Nobody reads tiles there any more: the "
-        "last\nbarrier came after the last fragments."
+        f"The sums to shared memory: {block.rows} rows of {block.pitch} bytes. Nobody reads tiles there any more: the\n"
+        "last barrier came after the last fragments."
     )
     g = k.let("s32", "g", "shr.u32", lane, 2)
     t = k.let("s32", "t", "and.b32", lane, 3)
@@ -135,19 +135,25 @@ class Rows:
         self.column = k.let("s32", "column_in_block", "mul.lo.s32", x, count)
         per_chunk = 2 if block.wide else 4
         chunk = k.let("s32", "first_chunk", "mul.lo.s32", x, count // per_chunk) if count > per_chunk else x
-        self.place = _place(k, block, self.row, chunk)
-        k("add.s32", self.place, self.place, shared)
-        self.second = count > per_chunk
+        self._start = _place(k, block, self.row, chunk)
+        self._start = k.let("s32", "row_place", "add.s32", self._start, shared)
+        self._place = k.reg("s32", "row_at")
+        self._second = count > per_chunk
+        self.here = k.reg("pred", "here")
+
+    def rewind(self) -> None:
+        """The first row is the next to be read."""
+        self.k("mov.s32", self._place, self._start)
 
     def read(self) -> list[Register]:
         """The next row's sums."""
         k, block = self.k, self.block
         sums = k.regs(block.type, "sum", self.count)
         per_chunk = 2 if block.wide else 4
-        k(f"ld.shared.v{per_chunk}.{block.type}", sums[:per_chunk], at(self.place))
-        if self.second:
+        k(f"ld.shared.v{per_chunk}.{block.type}", sums[:per_chunk], at(self._place))
+        if self._second:
             # Its own chunk is even, so bit 3 of the position is 0.
-            other = k.let("s32", "other_chunk", "xor.b32", self.place, 4 * CHUNK)
+            other = k.let("s32", "other_chunk", "xor.b32", self._place, 4 * CHUNK)
             k(f"ld.shared.v4.{block.type}", sums[per_chunk:], at(other, 0 if block.columns < 64 else 8 * CHUNK))
-        k("add.s32", self.place, self.place, self.step * block.pitch)
+        k("add.s32", self._place, self._place, self.step * block.pitch)
         return sums

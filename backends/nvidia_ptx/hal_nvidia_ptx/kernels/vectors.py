@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from hal_nvidia_ptx.kernels.epilogue import finish
+from hal_nvidia_ptx.kernels.epilogue import activate, finish
 from hal_nvidia_ptx.kernels.results import Results
-from hal_nvidia_ptx.kernels.values import itemsize, load, load_vector, pair, store
+from hal_nvidia_ptx.kernels.values import itemsize, load, load_vector, pair, store, zero
 from hal_nvidia_ptx.ptx import Entry, Register, at
 
 VECTOR_BYTES = 16
@@ -56,28 +57,41 @@ class Vectors:
             self.fixed = self._bias_elements(self.bias)
 
     def _bias_elements(self, first: Register) -> list[Register]:
-        """The bias of each element that there is."""
-        k, found, address = self.k, [], first
-        bias = self.results.bias
+        """The bias of each element that there is, one by one."""
+        k, bias = self.k, self.results.bias
         assert bias is not None
-        for j in range(self.count):
-            if j:
-                address = k.let("s64", "bias_at", "add.s64", address, self.bias_column)
-            found.append(load(k, bias.dtype, address, name="bias_value", when=self._there(j)))
-        return found
+        values = [k.let(self.results.type, "bias_value", f"mov.{self.results.type}", zero(self.results.type)) for _ in range(self.count)]
+        address = k.let("s64", "bias_at", "mov.s64", first)
+        with self._one_by_one(values, "bias") as index:
+            there = k.let("pred", "there", "setp.lt.s32", index, self.left)
+            value = load(k, bias.dtype, address, name="bias_element", when=there)
+            k("add.s64", address, address, self.bias_column)
+            self._pass_on(values, value)
+        return values
 
-    def _there(self, j: int) -> Register:
-        return self.k.let("pred", "there", "setp.gt.s32", self.left, j)
+    @contextmanager
+    def _one_by_one(self, values: list[Register], name: str) -> Iterator[Register]:
+        """A loop over what values there are; its text is there once. The index counts from 0."""
+        k = self.k
+        index = k.let("s32", f"{name}_index", "mov.s32", 0)
+        with k.loop(name) as loop:
+            k('.pragma "nounroll"')
+            yield index
+            k("add.s32", index, index, 1)
+            loop.repeat(when=k.let("pred", "more_values", "setp.lt.s32", index, len(values)))
+
+    def _pass_on(self, values: list[Register], last: Register) -> None:
+        """Each register gets the next one's value: a loop can only ever name the first."""
+        for value, following in zip(values, [*values[1:], last], strict=True):
+            self.k(f"mov.{value.type}", value, following)
 
     def store(self, row: Register, sums: list[Register]) -> None:
         """One row's vector. Only for rows that there are."""
         k = self.k
         row64 = k.let("s64", "row_wide", "cvt.s64.s32", row)
         bias = self._bias_of(row64)
-        values = [
-            finish(k, total, self.alpha, bias[j] if bias else None, self.results.activation)
-            for j, total in enumerate(sums)
-        ]
+        values = [finish(k, total, self.alpha, bias[j] if bias else None, None) for j, total in enumerate(sums)]
+        self._activate(values)
         out = k.let("s64", "out_at", "mad.lo.s64", row64, self.row_bytes, self.out)
         if self.width <= self.size:
             self._store_elements(out, values)
@@ -86,6 +100,18 @@ class Vectors:
             self._store_vector(out, values)
         with k.unless(self.whole, "elements"):
             self._store_elements(out, values)
+
+    def _activate(self, values: list[Register]) -> None:
+        """relu of all; the long ones in a loop over the first of them, through which the others pass."""
+        k, activation = self.k, self.results.activation
+        if activation is None:
+            return
+        if activation == "relu":
+            for value in values:
+                k(f"mov.{value.type}", value, activate(k, value, activation))
+            return
+        with self._one_by_one(values, "activation"):
+            self._pass_on(values, activate(k, values[0], activation))
 
     def _bias_of(self, row: Register) -> list[Register]:
         """The bias of a row's vector; empty without bias."""
@@ -116,8 +142,13 @@ class Vectors:
                 k(f"mov.{register.type}", register, value)
 
     def _store_elements(self, out: Register, values: list[Register]) -> None:
-        for j, value in enumerate(values):
-            store(self.k, self.dtype, self.results.sm, out, j * self.size, value, when=self._there(j))
+        """Those that there are, one by one."""
+        k = self.k
+        with self._one_by_one(values, "element") as index:
+            there = k.let("pred", "there", "setp.lt.s32", index, self.left)
+            store(k, self.dtype, self.results.sm, out, 0, values[0], when=there)
+            k("add.s64", out, out, self.size)
+            self._pass_on(values, values[0])
 
     def _store_vector(self, out: Register, values: list[Register]) -> None:
         """In as few stores as the alignment allows."""
