@@ -129,7 +129,9 @@ class Copies:
             last = k.let("s32", f"{name}_last", "sub.s32", extent, in_piece)
             k("min.s32", place, place, last, note="past the end: the last one again")
         self.base = k.let("s64", f"{name}_base", "mad.wide.s32", place, walk.size, base)
-        self.block_bytes = k.let("s64", f"{name}_block", "mul.lo.s64", pitch, walk.tile.lines, note="from block to block")
+        self.block_bytes = k.let(
+            "s64", f"{name}_block", "mul.lo.s64", pitch, walk.tile.lines, note="from block to block"
+        )
         if self.walks:
             line64 = k.let("s64", f"{name}_line_wide", "cvt.s64.s32", self.line)
             k("mad.lo.s64", self.base, line64, pitch, self.base)
@@ -157,7 +159,11 @@ class Copies:
         """Where this thread reads first in a block."""
         k = self.k
         if isinstance(block, int):
-            return self.base if block == 0 else k.let("s64", f"{self.role}_seek", "mad.lo.s64", block, self.block_bytes, self.base)
+            return (
+                self.base
+                if block == 0
+                else k.let("s64", f"{self.role}_seek", "mad.lo.s64", block, self.block_bytes, self.base)
+            )
         block64 = k.let("s64", f"{self.role}_block64", "cvt.s64.s32", block)
         return k.let("s64", f"{self.role}_seek", "mad.lo.s64", block64, self.block_bytes, self.base)
 
@@ -166,15 +172,15 @@ class Copies:
         if not self.walks:
             self.k("add.s64", self.at, self.at, self.block_bytes)
 
-    def _inside_k(self, i: int, remaining: Register, within: int = 0) -> Register:
-        """Whether element `within` of piece i lies before the end of k, `remaining` steps after the block's start."""
-        k, walk = self.k, self.walk
-        if walk.along_k:
-            return k.let("pred", f"{self.role}_inside", "setp.gt.s32", remaining, self._sum(self.of_k, within))
-        return k.let("pred", f"{self.role}_inside", "setp.gt.s32", remaining, self._sum(self.line, i * walk.lines))
+    def _before_end(self, remaining: Register) -> Register:
+        """How many steps of k there are from this thread's first element on: `remaining` from the block's start on."""
+        own = self.of_k if self.walk.along_k else self.line
+        return self.k.let("s32", f"{self.role}_before_end", "sub.s32", remaining, own)
 
-    def _sum(self, register: Register, constant: int) -> Register:
-        return self.k.let("s32", f"{self.role}_k", "add.s32", register, constant) if constant else register
+    def _inside_k(self, before_end: Register, i: int, within: int = 0) -> Register:
+        """Whether element `within` of piece i lies before the end of k."""
+        place = within if self.walk.along_k else i * self.walk.lines
+        return self.k.let("pred", f"{self.role}_inside", "setp.gt.s32", before_end, place)
 
     def _working(self, when: Register) -> Register:
         """Threads with something to copy, where `when` holds."""
@@ -230,10 +236,10 @@ class AsyncCopies(Copies):
 
     def _fill_straight(self, remaining: Register, guard: Register) -> None:
         k, width = self.k, self.walk.width
-        nbytes = k.reg("s32", f"{self.role}_bytes")
+        nbytes, before_end = k.reg("s32", f"{self.role}_bytes"), self._before_end(remaining)
         for i in range(self.walk.passes):
             if i == 0 or not self.walk.along_k:
-                k("selp.s32", nbytes, width, 0, self._inside_k(i, remaining), note="the rest is filled with zeros")
+                k("selp.s32", nbytes, width, 0, self._inside_k(before_end, i), note="the rest is filled with zeros")
             target, constant = self._place(i)
             k(self._opcode, at(target, constant), at(self._source(i)), width, nbytes, when=guard)
 

@@ -102,9 +102,7 @@ def _store(
         k("add.s32", row, row, rows.step)
 
 
-def _results(
-    k: Entry, op_class: OpClass, tile: Tile, where: Where, column: Register
-) -> tuple[Store, Register]:
+def _results(k: Entry, op_class: OpClass, tile: Tile, where: Where, column: Register) -> tuple[Store, Register]:
     return Vectors(k, Results(op_class, tile.sm), where.base, column).store, where.n
 
 

@@ -149,7 +149,9 @@ class _Writer:
         for role, first, extent in (("a", where.row, where.m), ("b", where.column, where.n)):
             pitch = k.let("s64", f"{role}_pitch_bytes", "mul.lo.s64", k.param(f"{role}_pitch"), self.size)
             self.copies[role].start(memory[role], self.thread, where.base(role), pitch, first, extent)
-        k.section(f"Fragments: which part of the block a warp has, {tile.rows} x {tile.columns}, and a lane's addresses.")
+        k.section(
+            f"Fragments: which part of the block a warp has, {tile.rows} x {tile.columns}, and a lane's addresses."
+        )
         warp = k.let("s32", "warp", "shr.u32", self.thread, 5)
         self.lane = k.let("s32", "lane", "and.b32", self.thread, 31)
         self.warp = {
@@ -243,7 +245,9 @@ class _Writer:
             if step == last - 1:
                 others += [emit for copies in self.staged for emit in copies.exchange(following, more, later)]
             self._multiply(step % 2, others)
-        k.section(f"Step {last}: the barrier; multiply it; copies of a later block; the first fragments of block i + 1.")
+        k.section(
+            f"Step {last}: the barrier; multiply it; copies of a later block; the first fragments of block i + 1."
+        )
         if self.asynchronous:
             k("cp.async.commit_group")
             for copies in self.asynchronous:

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from hal_nvidia_ptx.kernels.fragments import CHUNK, fields
 from hal_nvidia_ptx.ptx import Entry, Register, at
 
+TURNS = 0x5360  # X of rows 3, 2, 1, 0
+
 
 @dataclass(frozen=True)
 class Block:
@@ -59,7 +61,7 @@ class Block:
 
     def turn(self, row: int) -> int:
         """X of a row."""
-        return (row & 1) << 2 if self.wide else (row & 1) * 6 ^ (row >> 1 & 1) * 3
+        return (row & 1) << 2 if self.wide else TURNS >> 4 * (row & 3) & 7
 
 
 def write(
@@ -106,14 +108,19 @@ def _stores(block: Block, of_unit: Sequence[Register], h: int) -> list[tuple[int
 
 def _place(k: Entry, block: Block, row: Register, chunk: Register) -> Register:
     """Bytes from the start of the sums to a chunk of a row."""
+    bits = k.let("s32", "row_bits", "shl.b32", row, 2)
     if block.wide:
-        position = k.let("s32", "position", "xor.b32", chunk, fields(k, "turn", row, ((1, 2),)))
+        k("and.b32", bits, bits, 4, note="X")
+        position = k.let("s32", "position", "xor.b32", chunk, bits)
     else:
-        odd = fields(k, "odd", chunk, ((1, 2),) if block.columns < 64 else ((1, 2), (1, 3)))
-        rest = fields(k, "rest", chunk, ((~1, -1),) if block.columns < 64 else ((~15, 0), (14, -1)))
-        position = k.let("s32", "position", "xor.b32", odd, rest)
-        k("xor.b32", position, position, fields(k, "turn", row, ((1, 1), (1, 2))))
-        k("xor.b32", position, position, fields(k, "turn", row, ((2, 0), (2, -1))))
+        k("and.b32", bits, bits, 12)
+        x = k.let("s32", "x_of_row", "shr.u32", TURNS, bits)
+        k("and.b32", x, x, 7, note="X, from a table of four digits")
+        odd = k.let("s32", "odd", "and.b32", chunk, 1)
+        k("mul.lo.s32", odd, odd, 4 if block.columns < 64 else 12)
+        position = fields(k, "position", chunk, ((~1, -1),) if block.columns < 64 else ((~15, 0), (14, -1)))
+        k("xor.b32", position, position, odd)
+        k("xor.b32", position, position, x)
     place = k.let("s32", "place", "shl.b32", position, 4)
     k("mad.lo.s32", place, row, block.pitch, place)
     return place

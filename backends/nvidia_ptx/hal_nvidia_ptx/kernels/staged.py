@@ -25,10 +25,11 @@ class StagedCopies(Copies):
         for piece in self._staged:
             for register in piece:
                 self.k(f"mov.{self._type}", register, 0)
+        before_end = self._before_end(remaining)
         for i in range(self.walk.passes):
             for j in range(CHUNK // self.walk.width):
                 if j == 0 or self.walk.along_k:
-                    inside = self._working(self._inside_k(i, remaining, j * self.walk.width // self.walk.size))
+                    inside = self._working(self._inside_k(before_end, i, j * self.walk.width // self.walk.size))
                 self._load(i, j, inside)
 
     def load(self, when: Register) -> None:

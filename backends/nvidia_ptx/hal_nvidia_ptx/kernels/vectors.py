@@ -11,6 +11,7 @@ from hal_nvidia_ptx.kernels.values import itemsize, load, load_vector, pair, sto
 from hal_nvidia_ptx.ptx import Entry, Register, at
 
 VECTOR_BYTES = 16
+FEW = 4  # values that are stored by a text of their own each; more are stored in a loop
 
 
 def elements(dtype: str) -> int:
@@ -60,7 +61,10 @@ class Vectors:
         """The bias of each element that there is, one by one."""
         k, bias = self.k, self.results.bias
         assert bias is not None
-        values = [k.let(self.results.type, "bias_value", f"mov.{self.results.type}", zero(self.results.type)) for _ in range(self.count)]
+        values = [
+            k.let(self.results.type, "bias_value", f"mov.{self.results.type}", zero(self.results.type))
+            for _ in range(self.count)
+        ]
         address = k.let("s64", "bias_at", "mov.s64", first)
         with self._one_by_one(values, "bias") as index:
             there = k.let("pred", "there", "setp.lt.s32", index, self.left)
@@ -142,8 +146,13 @@ class Vectors:
                 k(f"mov.{register.type}", register, value)
 
     def _store_elements(self, out: Register, values: list[Register]) -> None:
-        """Those that there are, one by one."""
+        """Those that there are."""
         k = self.k
+        if self.count <= FEW:
+            for j, value in enumerate(values):
+                there = k.let("pred", "there", "setp.gt.s32", self.left, j)
+                store(k, self.dtype, self.results.sm, out, j * self.size, value, when=there)
+            return
         with self._one_by_one(values, "element") as index:
             there = k.let("pred", "there", "setp.lt.s32", index, self.left)
             store(k, self.dtype, self.results.sm, out, 0, values[0], when=there)

@@ -91,4 +91,3 @@ class Where:
             k("min.s32", end, end, stop)
         self.last = k.let("s32", "last_block", "sub.s32", end, 1)
         self.left = k.let("s32", "blocks_left", "sub.s32", end, self.start)
-
