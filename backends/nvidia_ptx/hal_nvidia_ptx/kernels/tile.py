@@ -12,8 +12,9 @@ LEAST_ASYNC = 4  # bytes of the narrowest cp.async
 
 @dataclass(frozen=True)
 class Tile:
-    """bm, bn, bk: of a block, in elements; wm, wn: its warps along m and n; stages of the ring; blocks that an SM should
-    hold; sm: the least that the text is for; a_width, b_width: bytes by which the operands are read; splits of k."""
+    """bm, bn, bk: of a block, in elements; wm, wn: its warps along m and n; stages of the ring; blocks that an SM
+    should hold; sm: the least that the text is for; a_width, b_width: bytes by which the operands are read; splits of
+    k."""
 
     bm: int
     bn: int
