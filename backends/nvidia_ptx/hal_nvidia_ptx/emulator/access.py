@@ -101,6 +101,9 @@ def _place(
 ) -> tuple[Space, Array] | Parts:
     """The space and the offsets in it; or parts that have to be looked at one by one: (space, mask)."""
     low, high = int(addresses.min()), int(addresses.max()) + nbytes
+    if space == "param":
+        window = run.parameter_window
+        addresses, low, high = addresses + window, low + window, high + window
     if space in ("global", "const", "param"):
         return _global(run, space, lanes, addresses, nbytes, low, high, ins, kind)
     if space in ("shared", "shared::cta") or (space == "shared::cluster" and high <= 1 << CLUSTER_SHIFT):
@@ -214,13 +217,9 @@ def _written(
 ) -> None:
     """Record reads of bytes that nobody has written."""
     if space is run.arena:
-        block = run.arena.at(int(addresses[0]))
-        if (
-            block is not None
-            and block.complete
-            and int(addresses.max()) < block.end
-            and int(addresses.min()) >= block.start
-        ):
+        first, last = int(offsets.min()) + GLOBAL_BASE, int(offsets.max()) + GLOBAL_BASE
+        block = run.arena.at(first)
+        if block is not None and block.complete and last < block.end:
             return
     if space.written(offsets, nbytes):
         return

@@ -13,7 +13,7 @@ from hal_nvidia_ptx.emulator.barrier import Barriers
 from hal_nvidia_ptx.emulator.instructions import Op
 from hal_nvidia_ptx.emulator.lanes import WARP, Array, Lanes, Registers, Views
 from hal_nvidia_ptx.emulator.launching import bind, check_shape, chosen, load_variables
-from hal_nvidia_ptx.emulator.memory import LOCAL_START, SHARED_START, Arena, parts
+from hal_nvidia_ptx.emulator.memory import LOCAL_START, PARAM_START, SHARED_START, Arena, parts
 from hal_nvidia_ptx.emulator.program import Program
 from hal_nvidia_ptx.emulator.report import SHOWN, Finding, Findings, Note, Ran, Thread, place_of
 from hal_nvidia_ptx.emulator.scheduler import Parked, Scheduler, Stop
@@ -44,10 +44,12 @@ class Run(Scheduler):
         arena: Arena,
         parameters: Array,
         addresses: dict[str, int],
+        parameter_window: int,
         options: Options,
     ) -> None:
         self.program, self.shape, self.arena = program, shape, arena
         self.parameters, self._addresses = parameters, addresses
+        self.parameter_window = parameter_window  # generic address of a parameter - its address in .param space
         self.mode, self.hazards, self.counters = options.mode, options.hazards, options.counters
         self.options = options
         self.findings = Findings()
@@ -222,8 +224,8 @@ def launch(
     arena.write(block.start, np.concatenate([parameters, np.zeros(1, np.uint8)])[: block.nbytes])
     block.readonly = block.complete = True
     addresses = load_variables(program, arena)
-    addresses |= {name: block.start + offset for name, offset in program.parameters.items()}
-    run = Run(program, shape, arena, parameters, addresses, options)
+    addresses |= {name: PARAM_START + offset for name, offset in program.parameters.items()}
+    run = Run(program, shape, arena, parameters, addresses, block.start - PARAM_START, options)
     order = chosen(shape, options.ctas)
     begin = time.perf_counter()
     done = 0

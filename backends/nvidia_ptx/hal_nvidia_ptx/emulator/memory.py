@@ -25,6 +25,7 @@ SHARED_START = 0x400
 SHARED_WINDOW = 1 << 32
 LOCAL_WINDOW = 1 << 33
 LOCAL_START = 0x100
+PARAM_START = 0x1000  # of the kernel's parameters in .param space, whose addresses fit into 32 bits
 CLUSTER_SHIFT = 24
 ALIGN = 256
 GUARD = 256  # bytes between allocations, at least

@@ -269,12 +269,7 @@ class Scheduler(ABC):
                     self._poll = True
                     return True
         if self._converging:
-            if self._ended:  # perhaps what they wait for need no longer come
-                self._ended = False
-                for pc, (_, lanes) in list(self._converging.items()):
-                    del self._converging[pc]
-                    self.go(pc, lanes)
-            else:
+            if not self._freed():
                 self._force()
             return True
         if self.parked:
@@ -282,6 +277,17 @@ class Scheduler(ABC):
         for finish in self._exit:
             finish()
         return False
+
+    def _freed(self) -> bool:
+        """Lanes have ended: warps that waited for all their living lanes may be complete, and try again.
+
+        A member mask names lanes; one that ends instead of coming is at fault.
+        """
+        ended, self._ended = self._ended, False
+        again = [pc for pc in self._converging if ended and self.program.handlers[pc].mask is None]
+        for pc in again:
+            self.go(pc, self._converging.pop(pc)[1])
+        return bool(again)
 
     def _force(self) -> None:
         """Some lanes of a warp wait for others that cannot come: report it, and go on with those that are there."""

@@ -72,6 +72,16 @@ class ParameterSlot:
 
 
 @dataclass(frozen=True, slots=True)
+class ParameterWindowSlot:
+    """What turns an address in .param space into a generic one, by addition."""
+
+    dtype: np.dtype[Any]
+
+    def array(self, run: Run, raw: dict[str, Array]) -> Array:
+        return np.array([run.parameter_window], self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
 class AddressSlot:
     """The address of a variable in its own space, known when the kernel is launched."""
 

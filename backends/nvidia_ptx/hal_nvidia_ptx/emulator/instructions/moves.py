@@ -9,7 +9,8 @@ from hal_nvidia_ptx.emulator.instructions.scalar import plain, predicated, sever
 from hal_nvidia_ptx.emulator.lanes import Array, Lanes
 from hal_nvidia_ptx.emulator.memory import LOCAL_WINDOW, SHARED_WINDOW
 from hal_nvidia_ptx.emulator.program import CLOCKS, Program
-from hal_nvidia_ptx.emulator.syntax import DTYPE, Instruction, Operand, Reg, Sink, Vector
+from hal_nvidia_ptx.emulator.slots import ParameterWindowSlot
+from hal_nvidia_ptx.emulator.syntax import DTYPE, Imm, Instruction, Operand, Reg, Sink, Vector
 
 NANOSECONDS = 1_000  # of %globaltimer for each instruction that the batch has run: time has to pass
 _SPACES = {
@@ -136,13 +137,13 @@ def _cvta(ins: Instruction, program: Program) -> Op:
     kind = parts[-1]
     space = parts[2] if parts[1] == "to" else parts[1]
     source, result = program.source(ins, 1, kind), program.dest(ins, 0, kind)
+    function = np.subtract if parts[1] == "to" else np.add
+    if space.startswith("param"):
+        return plain(function, [source, program.add(ParameterWindowSlot(DTYPE[kind]))], result)
     window = _SPACES.get(space, 0)
     if not window or kind == "u32":
         return plain(copy, [source], result)
-    offset = np.uint64(window)
-    if parts[1] == "to":
-        return plain(lambda a, out: np.subtract(a, offset, out), [source], result)
-    return plain(lambda a, out: np.add(a, offset, out), [source], result)
+    return plain(function, [source, program.source(ins, Imm(window), kind)], result)
 
 
 @instruction("createpolicy")
