@@ -52,6 +52,7 @@ AMPERE = ("sm_80",)
 GEFORCE = ("sm_86", "sm_89")
 _128X256 = ({"bm": 128, "bn": 256, "bk": 64}, {"bm": 256, "bn": 128, "bk": 64})
 _128X128X32 = ({"bm": 128, "bn": 128, "bk": 32},)
+_256X128X32 = ({"bm": 256, "bn": 128, "bk": 32},)
 _128X128X64 = ({"bm": 128, "bn": 128, "bk": 64},)
 _FFMA = ({"bm": 128, "bn": 128, "bk": 8},)
 _ANY: tuple[Mapping[str, int], ...] = ({},)
@@ -64,7 +65,7 @@ _HALF = "matmul *float16 4096x4096x4096*"
 RULES = (
     _Rule("*", CHECKED, _ANY, COMMON),
     _Rule("matmul *", CHECKED, _ANY, {"code": CODE}),
-    _Rule(_HALF, ("sm_75",), _128X128X32, {"others": 0.50, "cover": 1.03, "util": 0.93}),
+    _Rule(_HALF, ("sm_75",), _256X128X32, {"others": 0.50, "cover": 1.03, "util": 0.93}),
     _Rule(_HALF, AMPERE, _128X256, {"others": 0.75, "cover": 1.02, "util": 0.95, "registers": 240, "port": 0.75}),
     _Rule(_HALF, AMPERE, _128X128X32, {"others": 0.95, "util": 0.93}),
     _Rule(_HALF, GEFORCE, _128X128X64, {"util": 0.99}),
