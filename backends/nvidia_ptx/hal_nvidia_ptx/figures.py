@@ -76,6 +76,7 @@ def record(rows: Sequence[dict[str, Any]], path: Path) -> None:
 # ---------------------------------------------------------------- the command
 
 SUMMARY = "figures of hal's own PTX kernels, from machine code: registers, loop mix, simulated tensor pipe"
+EXAMPLES = ("hal ptx figures 'softmax*' --target sm_90", "hal ptx figures --all --json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

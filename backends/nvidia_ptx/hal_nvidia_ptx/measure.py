@@ -184,3 +184,15 @@ def lowest_versions(which: Iterable[Case] | None = None) -> list[tuple[str, str,
         place = (f"{job.case.split()[0]} {job.config.name}", job.target)
         found[place] = max(found.get(place, (0, 0)), (int(version[1]), int(version[2])))
     return [(name, target, f"{version[0]}.{version[1]}") for (name, target), version in sorted(found.items())]
+
+
+def version_table(rows: Iterable[tuple[str, str, str]]) -> list[str]:
+    """`lowest_versions` as lines of a Markdown table: an algorithm a row, a target a column."""
+    found: dict[str, dict[str, str]] = {}
+    for name, target, version in rows:
+        found.setdefault(name, {})[target] = version
+    head = ["| kernel | " + " | ".join(CHECKED) + " |", "|---" * (1 + len(CHECKED)) + "|"]
+    return head + [
+        f"| {name} | " + " | ".join(versions.get(target, "–") for target in CHECKED) + " |"
+        for name, versions in found.items()
+    ]
