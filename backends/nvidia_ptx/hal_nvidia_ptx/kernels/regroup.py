@@ -6,8 +6,8 @@ neighbours a thread as make 16 bytes of the result.
 
 Chunk c of a row (16 bytes: four sums, or two doubles) lies where neither side meets a bank twice:
 
-    32 bits   c = 2 q + h: chunk (q & 7) ^ 4 h ^ X(row) of the row's 128-byte line 2 (q / 8) + h, where X = 0, 6, 3, 5
-              for row & 3: written are 4 rows x (h = 0, 1) at once, read are 8 q at once
+    32 bits   c = 2 q + h: chunk (q & 7) ^ 4 h ^ X(row) of the row's 128-byte line 2 (q / 8) + h, X by row & 7:
+              written are 4 rows (or every second of 8) x (h = 0, 1) at once, read are 8 q at once
     64 bits   c ^ 4 (row & 1): written are 2 rows x 4 chunks, read 8 chunks
 """
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from hal_nvidia_ptx.kernels.fragments import CHUNK, fields
 from hal_nvidia_ptx.ptx import Entry, Register, at
 
-TURNS = 0x5360  # X of rows 3, 2, 1, 0
+TURNS = 0x42715360  # X of rows 7, 6, … 0, a digit each: 6 for bit 0 of the row, 3 for bit 1, 1 for bit 2
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Block:
 
     def turn(self, row: int) -> int:
         """X of a row."""
-        return (row & 1) << 2 if self.wide else TURNS >> 4 * (row & 3) & 7
+        return (row & 1) << 2 if self.wide else TURNS >> 4 * (row & 7) & 7
 
 
 def write(
@@ -113,9 +113,9 @@ def _place(k: Entry, block: Block, row: Register, chunk: Register) -> Register:
         k("and.b32", bits, bits, 4, note="X")
         position = k.let("s32", "position", "xor.b32", chunk, bits)
     else:
-        k("and.b32", bits, bits, 12)
+        k("and.b32", bits, bits, 28)
         x = k.let("s32", "x_of_row", "shr.u32", TURNS, bits)
-        k("and.b32", x, x, 7, note="X, from a table of four digits")
+        k("and.b32", x, x, 7, note="X, from a table of eight digits")
         odd = k.let("s32", "odd", "and.b32", chunk, 1)
         k("mul.lo.s32", odd, odd, 4 if block.columns < 64 else 12)
         position = fields(k, "position", chunk, ((~1, -1),) if block.columns < 64 else ((~15, 0), (14, -1)))
@@ -163,4 +163,6 @@ class Rows:
             other = k.let("s32", "other_chunk", "xor.b32", self._place, 4 * CHUNK)
             k(f"ld.shared.v4.{block.type}", sums[per_chunk:], at(other, 0 if block.columns < 64 else 8 * CHUNK))
         k("add.s32", self._place, self._place, self.step * block.pitch)
+        if turn := block.turn(self.step):
+            k("xor.b32", self._place, self._place, turn * CHUNK, note="X of the next row")
         return sums
