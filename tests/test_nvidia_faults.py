@@ -143,6 +143,7 @@ FAULTS = {
         Fault("mma in divergent code", "ring", "divergent warp", "mma.sync",
               ("mma.sync", "setp.lt.u32 %any, %lane, 16; @%any mma.sync")),
         # mbarrier, TMA, wgmma
+        Fault("parameter's address not generic", "hopper", "wild address", "// a", ("cvta.param.u64 %a, %a;", "")),
         Fault("wrong parity", "hopper", "read in flight", "k 0", (FULL, OTHER)),
         Fault("ignored wait for a copy", "hopper", "read in flight", "k 0", ("@!%done bra wait_full;", "")),
         Fault("ignored wait for a free stage", "hopper", "write in flight", "// a", ("@!%done bra wait_empty;", "")),

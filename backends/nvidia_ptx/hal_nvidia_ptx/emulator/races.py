@@ -281,8 +281,11 @@ class Races:
 
         Those that came by `arrive` have told what they knew then.
         """
-        go = Group(waiting, self.run.total, self.clocks.actors).mask(self.clocks.total)
-        self._releases.share(np.unique(waiting >> LANE))
+        go = None
+        if len(waiting) < self.run.total:
+            go = np.zeros(self.clocks.total, np.bool_)
+            go[waiting >> LANE] = True
+        self._releases.share(go)
         self._barriers.arrive(go, barrier)
         self._tick(ins)
         self._barriers.leave(go, barrier)

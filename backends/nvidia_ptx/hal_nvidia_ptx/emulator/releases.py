@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from hal_nvidia_ptx.emulator.clocks import DEVICE, GENERIC, Clocks, Ints, Times
+from hal_nvidia_ptx.emulator.clocks import DEVICE, GENERIC, Clocks, Ints, Mask, Times
 from hal_nvidia_ptx.emulator.conflicts import Group
 from hal_nvidia_ptx.emulator.syntax import Instruction
 
@@ -58,9 +58,11 @@ class Releases:
         for warp in [warp for warp in self._owed if warp in warps]:
             self.clocks.accept(warp, self._owed.pop(warp))
 
-    def share(self, warps: Ints) -> None:
-        """These warps meet at barriers of their CTAs: what one has read with a relaxed access is there for all."""
+    def share(self, chosen: Mask | None) -> None:
+        """The chosen warps meet at barriers of their CTAs: what one has read with a relaxed access is there for all."""
         width = self.clocks.warps
         for warp, parcel in list(self._owed.items()):
-            for other in warps[warps // width == warp // width].tolist():
-                self._owed[other] = np.maximum(self._owed.get(other, parcel), parcel)
+            first = warp // width * width
+            for other in range(first, first + width):
+                if chosen is None or chosen[other]:
+                    self._owed[other] = np.maximum(self._owed.get(other, parcel), parcel)
