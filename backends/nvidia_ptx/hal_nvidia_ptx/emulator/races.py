@@ -28,6 +28,7 @@ from hal_nvidia_ptx.emulator.clocks import (
     WGMMA,
     Clocks,
     Ints,
+    Mask,
 )
 from hal_nvidia_ptx.emulator.conflicts import COPY, Conflicts, Group
 from hal_nvidia_ptx.emulator.granules import traits
@@ -209,17 +210,26 @@ class Races:
         reads[index] = marks
         if not met.any():
             return
-        lanes = np.nonzero(met)[0]
         stamps, now = before[met], np.broadcast_to(marks, met.shape)[met]
-        unordered = self.conflicts.verdicts(group, lanes, stamps, False, THREAD) >= COPY
         here, there = (now & WHO) // self.run.threads, (stamps & WHO) // self.run.threads
         cta = np.where(here == there, here + 1, MIXED)
+        unordered = self._unordered(group, np.nonzero(met)[0], stamps, here != there)
         meetings = shadow.rows(shadow.many, length)
         updated = meetings[index]
         old = updated[met]
         cta = np.where((old != 0) & (old & LOW != cta), MIXED, cta)
         updated[met] = np.where(unordered, (now >> TIME << TIME) | cta, old)
         meetings[index] = updated
+
+    def _unordered(self, group: Group, lanes: Ints, stamps: Ints, apart: Mask) -> Mask:
+        """Whether reads by other warps are not known to these lanes; apart: those of other CTAs, which rarely are."""
+        if self.clocks.far is not None or self.clocks.cluster > 1:
+            apart = np.zeros(len(lanes), np.bool_)
+        unordered = apart.copy()
+        near = np.flatnonzero(~apart)
+        if len(near):
+            unordered[near] = self.conflicts.verdicts(group, lanes[near], stamps[near], False, THREAD) >= COPY
+        return unordered
 
     def _write(
         self,
