@@ -76,7 +76,7 @@ class Copies:
         what = ("rows" if name == "a" else "columns") if walk.along_k else "k"
         k.section(
             f"Copies of {name}: {walk.across} threads of {walk.piece} bytes on a line, {walk.lines} lines of {what} at "
-            f"once, {walk.passes} times."
+            f"once, {walk.passes} times.\nShared memory: {walk.tile}."
         )
         mask = walk.across - 1
         piece = k.let("s32", f"{name}_piece", "and.b32", thread, mask)

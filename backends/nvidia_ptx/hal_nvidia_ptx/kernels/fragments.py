@@ -85,6 +85,14 @@ class Shared:
         """Of the whole tile."""
         return self.lines * self.pitch
 
+    def __str__(self) -> str:
+        """The layout in words."""
+        bits = " ^ ".join(
+            f"(l & {mask}){'' if not shift else f' << {shift}' if shift > 0 else f' >> {-shift}'}"
+            for mask, shift in self.swizzle
+        )
+        return f"{self.lines} lines of {self.pitch} bytes" + (f", chunk c of line l at c ^ {bits}" if bits else "")
+
     def swizzled(self, line: int) -> int:
         """What is xored to the chunks of a line."""
         return sum(_shifted(line & mask, shift) for mask, shift in self.swizzle)
@@ -158,7 +166,8 @@ def swizzled_offset(k: Entry, name: str, tile: Shared, line: Register, chunk: Re
     position = chunk
     if tile.swizzle:
         turn = fields(k, f"{name}_turn", line, tile.swizzle)
-        position = turn if chunk is None else k.let("s32", f"{name}_chunk", "xor.b32", chunk, turn)
+        note = "the swizzle of its line"
+        position = turn if chunk is None else k.let("s32", f"{name}_chunk", "xor.b32", chunk, turn, note=note)
     if position is None:
         return k.let("s32", f"{name}_offset", "mul.lo.s32", line, tile.pitch)
     offset = k.let("s32", f"{name}_offset", "shl.b32", position, CHUNK.bit_length() - 1)

@@ -98,7 +98,7 @@ class Writer:
             first = k.let("s32", f"{role}_first", "mul.lo.s32", self.warp[role], part)
             reader.start(memory[role], self.lane, first if lines else 0, 0 if lines else first)
             reader.prepare(self.units[role], self.steps)
-            self.sets[role] = [reader.registers(self.units[role], f"{role}{i}_") for i in ("even", "odd")]
+            self.sets[role] = [reader.registers(self.units[role], f"{role}_{i}_") for i in ("even", "odd")]
 
     def _fill(self) -> None:
         """All stages but one get their blocks, the last block of k first; then the first fragments."""
@@ -115,7 +115,7 @@ class Writer:
         self.sums = [flat[i : i + width] for i in range(0, len(flat), width)]
         for register in flat:
             k(f"mov.{self.type}", register, zero(self.type))
-        self.read = k.let("s32", "stage", "mov.s32", 0, note="the one that is multiplied")
+        self.read = k.let("s32", "read_stage", "mov.s32", 0, note="the one that is multiplied, in bytes")
         self.ahead = k.reg("pred", "ahead")
         for copies in self.asynchronous:
             copies.aim((tile.stages - 1) * self.stage)
@@ -128,7 +128,7 @@ class Writer:
         begin = {copies.role: copies.seek(where.start) for copies in self.asynchronous}
         for copies in self.asynchronous:
             k("mov.s64", copies.at, copies.seek(where.last))
-        stage = k.let("s32", "stage", "mov.s32", 0)
+        stage = k.let("s32", "fill_stage", "mov.s32", 0)
         number, end = k.let("s32", "number", "mov.s32", 0), k.let("s32", "end_in", "mov.s32", remaining)
         exists, first = k.reg("pred", "exists"), k.reg("pred", "first")
         with k.loop("fill") as loop:

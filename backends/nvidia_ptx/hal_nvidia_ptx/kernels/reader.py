@@ -37,8 +37,7 @@ class Reader:
         offset = swizzled_offset(k, name, self.tile, line, chunk)
         if self.way.byte:
             k("add.s32", offset, offset, fields(k, f"{name}_byte", lane, self.way.byte))
-        k("add.s32", offset, offset, base)
-        self._lanes[0] = offset
+        self._lanes[0] = k.let("s32", f"{name}_lane", "add.s32", offset, base, note="this lane's, in stage 0")
 
     def prepare(self, units: int, steps: int) -> None:
         """The addresses in stage 0 of all that is going to be loaded."""

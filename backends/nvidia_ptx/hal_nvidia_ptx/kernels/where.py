@@ -54,8 +54,8 @@ class Where:
         above = k.let("u32", "rows_above", "mul.lo.u32", group, GROUP)
         height = k.let("u32", "height", "sub.u32", tiles_m, above)
         k("min.u32", height, height, GROUP, note="the last group may be lower")
-        column, row = self._divide("tile_column", rest, height)
-        k("add.u32", row, row, above)
+        column, in_group = self._divide("tile_column", rest, height)
+        row = k.let("u32", "tile_row", "add.u32", in_group, above)
         self.row = k.let("s32", "first_row", "mul.lo.s32", row, self.tile.bm)
         self.column = k.let("s32", "first_column", "mul.lo.s32", column, self.tile.bn)
 
@@ -90,4 +90,6 @@ class Where:
             stop = k.let("s32", "slice_end", "add.s32", self.start, length)
             k("min.s32", end, end, stop)
         self.last = k.let("s32", "last_block", "sub.s32", end, 1)
-        self.left = k.let("s32", "blocks_left", "sub.s32", end, self.start)
+        self.left = k.let("s32", "blocks_left", "mov.s32", end)
+        if tile.splits > 1:
+            k("sub.s32", self.left, self.left, self.start)
