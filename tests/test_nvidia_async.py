@@ -145,6 +145,7 @@ def test_an_ignored_source_gives_zeros() -> None:
         ("[a], [x], 16;", "[a+4096], [x], 16;", "out of bounds", "// copy"),
         ("[a], [x], 16;", "[a], [y], 16;", "uninitialised read", "// copy"),
         ("// copy", "// copy\n    cp.async.cg.shared.global [a], [x], 16; // twice", "write in flight", "// twice"),
+        ("// copy", "// copy\n    st.shared.b32 [a+4], tid; // over", "write in flight", "// over"),
     ],
 )
 def test_a_copy_that_is_used_wrongly_is_found(old: str, new: str, kind: str, mark: str) -> None:
@@ -365,6 +366,10 @@ def test_ranges_are_copied_in_and_out() -> None:
         ("[y], [s], 256;", "[y], [s+256], 256;", "uninitialised read", "// store"),
         ("[y], [s], 256;", "[y+128], [s], 256;", "out of bounds", "// store"),
         ("[s], [x], 256,", "[bar], [x], 256,", "out of bounds", "// load"),
+        ("cp.async.bulk.wait_group.read 0;", "", "write in flight", "// again"),
+        ("st.shared.u32 [s+8], r0;", "st.shared.u32 [bar], r0;", "write to an mbarrier", "// again"),
+        ("cp.async.bulk.wait_group 0;", "mbarrier.init.shared::cta.b64 [bar], 1;", "write to an mbarrier", "// done"),
+        ("cp.async.bulk.wait_group.read 0;", "mbarrier.init.shared::cta.b64 [s], 1;", "write in flight", "// read"),
     ],
 )
 def test_a_range_that_is_copied_wrongly_is_found(old: str, new: str, kind: str, mark: str) -> None:

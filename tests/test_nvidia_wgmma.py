@@ -240,6 +240,22 @@ def test_operands_outside_of_shared_memory_are_found() -> None:
     ]
 
 
+def test_operands_written_before_the_wait_are_found() -> None:
+    """A thread's store to the first bytes of A between the commit and the wait."""
+    commit = "wgmma.commit_group.sync.aligned;"
+    late = "    mov.u32 s, SM;\n    st.shared.u32 [s], tid; // too early\n"
+    text = single("f32", "bf16", "bf16", 8).replace(commit, f"{commit}\n{late}")
+    image = np.zeros(1 << 15, np.uint8)
+    first, second = (
+        place(image, values((rows, 16), "bf16", 1), at, 128, False) for rows, at in ((64, 0), (8, 1 << 14))
+    )
+    rest = (np.zeros((128, 4), np.uint32), np.zeros((128, 4), np.float32), np.zeros((128, 4), np.float32))
+    report = check(text, 1, 128, (image, image.nbytes, *rest, first, second), shared=1 << 15, modes=["late"])
+    finding = next(finding for finding in report.findings if finding.kind == "write in flight")
+    assert finding.line == line_of(text, "// too early")
+    assert [note.place.line for note in finding.notes] == [line_of(text, "// product")]
+
+
 def line_of(text: str, mark: str) -> int:
     return next(number for number, line in enumerate(text.splitlines(), 1) if mark in line)
 

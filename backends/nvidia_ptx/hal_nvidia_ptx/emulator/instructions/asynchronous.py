@@ -9,8 +9,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hal_nvidia_ptx.emulator.flight import Piece, Transfer, flight, hazards
+from hal_nvidia_ptx.emulator.async_hooks import hazards
+from hal_nvidia_ptx.emulator.flight import Transfer, flight
 from hal_nvidia_ptx.emulator.groups import Groups
+from hal_nvidia_ptx.emulator.inflight import Piece
 from hal_nvidia_ptx.emulator.instructions import Op, instruction
 from hal_nvidia_ptx.emulator.lanes import Lanes
 from hal_nvidia_ptx.emulator.machine import Run
@@ -92,8 +94,8 @@ def _copy(ins: Instruction, program: Program) -> Op:
         piece = state.take_off(ins, lanes, where, nbytes)
         if watch is not None:
             watch.async_access(ins, "cp", run.shared, lanes.index, where, nbytes, "write")
-        if run.counters is not None:
-            run.counters.access(ins, run.shared, lanes, where, nbytes, "write")
+        if state.counters is not None:
+            state.counters.access(ins, run.shared, lanes, where, nbytes, "write")
         work = Copies(ins, nbytes, start, piece, have), where
         if state.late:
             copies(run).add(lanes.index, work)

@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hal_nvidia_ptx.emulator.flight import flight, hazards
+from hal_nvidia_ptx.emulator.async_hooks import hazards
+from hal_nvidia_ptx.emulator.flight import flight
 from hal_nvidia_ptx.emulator.instructions import Op, instruction
 from hal_nvidia_ptx.emulator.lanes import Lanes
 from hal_nvidia_ptx.emulator.machine import Parked, Run
@@ -48,24 +49,17 @@ def _init(ins: Instruction, program: Program) -> Op:
     def run_init(run: Run, lanes: Lanes) -> None:
         state, watch = flight(run), hazards(run)
         where = state.offsets(ins, space, lanes, address.get(lanes), NBYTES, NBYTES)
+        state.check_free(ins, lanes, where, NBYTES, "makes an mbarrier of")
         counts = lanes.read(count)
         for lane, barrier in enumerate(where.tolist()):
-            old = state.barriers.get(barrier)
-            if old is not None:
-                run.find(
-                    "mbarrier",
-                    "mbarrier.init of an mbarrier that is in use",
-                    ins,
-                    lanes.where(where == barrier),
-                    state.address(barrier),
-                    "one thread initialises it, once; mbarrier.inval comes before another time",
-                    [("it was initialised here", old.made)],
-                )
+            if barrier in where[:lane]:
+                some = lanes.where(where == barrier)
+                message, expected = "several threads initialise one mbarrier", "one thread that does"
+                run.find("mbarrier", message, ins, some, state.address(barrier), expected)
             try:
                 state.barriers[barrier] = Mbarrier.init(int(counts[lane]), ins)
             except MbarrierFault as fault:
                 run.find("mbarrier", str(fault), ins, lanes, state.address(barrier), fault.expected)
-        state.check_unused(ins, lanes, where)
         run.shared.mark(where, NBYTES, WRITTEN)
         if watch is not None:
             watch.mbarrier_init(ins, lanes, where)

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hal_nvidia_ptx.emulator import boxes
-from hal_nvidia_ptx.emulator.flight import Flight, Piece, Transfer, flight, hazards
+from hal_nvidia_ptx.emulator.async_hooks import hazards
+from hal_nvidia_ptx.emulator.flight import Flight, Transfer, flight
 from hal_nvidia_ptx.emulator.groups import Groups
+from hal_nvidia_ptx.emulator.inflight import Piece
 from hal_nvidia_ptx.emulator.instructions import Op, instruction
 from hal_nvidia_ptx.emulator.lanes import Lanes
 from hal_nvidia_ptx.emulator.machine import Run

@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hal_nvidia_ptx.emulator.flight import flight, hazards
+from hal_nvidia_ptx.emulator.async_hooks import hazards
+from hal_nvidia_ptx.emulator.flight import flight
 from hal_nvidia_ptx.emulator.instructions import Op, instruction
 from hal_nvidia_ptx.emulator.instructions.bulk import Arrival, bring
 from hal_nvidia_ptx.emulator.instructions.warpgroup import together

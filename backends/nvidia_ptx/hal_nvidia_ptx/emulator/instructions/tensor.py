@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from hal.errors import HalError
 from hal_nvidia_ptx.emulator import boxes
-from hal_nvidia_ptx.emulator.flight import flight, hazards
+from hal_nvidia_ptx.emulator.async_hooks import hazards
+from hal_nvidia_ptx.emulator.flight import flight
 from hal_nvidia_ptx.emulator.instructions import Op, instruction
 from hal_nvidia_ptx.emulator.instructions.bulk import Arrival, Bytes, Store, allowed, bring, check_read, put, targets
 from hal_nvidia_ptx.emulator.lanes import Lanes

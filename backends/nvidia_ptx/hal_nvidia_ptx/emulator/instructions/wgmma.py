@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hal_nvidia_ptx.emulator.accumulators import registers
+from hal_nvidia_ptx.emulator.async_hooks import hazards
 from hal_nvidia_ptx.emulator.descriptors import (
     K_BYTES,
     ROWS,
@@ -26,9 +27,10 @@ from hal_nvidia_ptx.emulator.descriptors import (
     packed,
     unpacked,
 )
-from hal_nvidia_ptx.emulator.flight import Piece, flight, hazards
+from hal_nvidia_ptx.emulator.flight import flight
 from hal_nvidia_ptx.emulator.formats import widen
 from hal_nvidia_ptx.emulator.groups import Groups
+from hal_nvidia_ptx.emulator.inflight import Piece
 from hal_nvidia_ptx.emulator.instructions import Op, instruction
 from hal_nvidia_ptx.emulator.instructions.warpgroup import GROUP, LANES, together
 from hal_nvidia_ptx.emulator.lanes import WARP, Lanes
@@ -41,6 +43,7 @@ Array: TypeAlias = NDArray[Any]
 _SHAPE = re.compile(r"m64n(\d+)k(\d+)$")
 _BYTES = {"f16": 2, "bf16": 2, "tf32": 4, "e4m3": 1, "e5m2": 1, "s8": 1, "u8": 1}
 SPOILT = 0x7FFF7FFF  # two NaN of f16; a large whole number
+COLUMNS = 32  # of one piece of a matrix product: 64 x 32 x 128 at most, which OpenBLAS gives to one thread
 MERGED = 8  # products that are one matrix product, at most: float32 still has the sums of 8-bit integers exactly
 _K = {size: K_BYTES // size for size in (1, 2, 4)}
 
@@ -298,7 +301,7 @@ def _total(run: Run, batch: Sequence[Product], start: Array | None) -> Array:
     form, keeps = batch[0].form, batch[0].keeps
     a = np.concatenate([_a(run, each) for each in batch], axis=2)
     b = np.concatenate([_b(run, each) for each in batch], axis=2)
-    total: Array = np.matmul(a, b.transpose(0, 2, 1))
+    total = _matmul(a, b)
     if form.sign < 0:
         np.negative(total, out=total)
     if start is not None and keeps.any():
@@ -309,6 +312,20 @@ def _total(run: Run, batch: Sequence[Product], start: Array | None) -> Array:
     if form.satfinite:
         total = np.clip(total, -(1 << 31), (1 << 31) - 1)
     return total.astype(np.int64).astype(np.int32)
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    """a b^T for [groups, 64, k] and [groups, n, k], in pieces of n that a BLAS does without threads of its own.
+
+    The machine's other cores have other work, and waiting for a thread of theirs takes longer than the product.
+    """
+    groups, n, k = b.shape
+    if n % COLUMNS or n == COLUMNS:
+        whole: Array = np.matmul(a, b.transpose(0, 2, 1))
+        return whole
+    parts = np.matmul(a[:, None], b.reshape(groups, -1, COLUMNS, k).transpose(0, 1, 3, 2))
+    total: Array = parts.transpose(0, 2, 1, 3).reshape(groups, ROWS, n)
+    return total
 
 
 def _b(run: Run, product: Product) -> Array:
