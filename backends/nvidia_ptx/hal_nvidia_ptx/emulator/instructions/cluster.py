@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hal_nvidia_ptx.emulator.async_hooks import hazards
 from hal_nvidia_ptx.emulator.flight import flight
 from hal_nvidia_ptx.emulator.instructions import Op, instruction
-from hal_nvidia_ptx.emulator.instructions.bulk import Arrival, bring
+from hal_nvidia_ptx.emulator.instructions.transfers import Arrival, bring
 from hal_nvidia_ptx.emulator.instructions.warpgroup import together
 from hal_nvidia_ptx.emulator.lanes import WARP, Lanes
 from hal_nvidia_ptx.emulator.machine import Run

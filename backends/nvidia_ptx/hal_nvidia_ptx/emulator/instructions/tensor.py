@@ -13,7 +13,7 @@ from hal_nvidia_ptx.emulator import boxes
 from hal_nvidia_ptx.emulator.async_hooks import hazards
 from hal_nvidia_ptx.emulator.flight import flight
 from hal_nvidia_ptx.emulator.instructions import Op, instruction
-from hal_nvidia_ptx.emulator.instructions.bulk import Arrival, Bytes, Store, allowed, bring, check_read, put, targets
+from hal_nvidia_ptx.emulator.instructions.transfers import Arrival, Store, allowed, bring, check_read, put, targets
 from hal_nvidia_ptx.emulator.lanes import Lanes
 from hal_nvidia_ptx.emulator.machine import Run, Stop
 from hal_nvidia_ptx.emulator.mbarrier import NBYTES
@@ -23,6 +23,7 @@ from hal_nvidia_ptx.emulator.syntax import Addr, Instruction
 from hal_nvidia_ptx.emulator.tensormap import BYTES, TensorMap, Window
 
 Array: TypeAlias = NDArray[Any]
+Bytes: TypeAlias = "NDArray[np.uint8]"
 _ALIGN = 128  # bytes, of a box in shared memory
 _MAP_ALIGN = 64
 _decoded = lru_cache(maxsize=256)(TensorMap.decode)
