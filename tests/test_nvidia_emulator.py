@@ -326,6 +326,28 @@ def test_array_parameters_are_read_by_constant_and_by_address() -> None:
     assert not list(outcome.findings) and arena.read(y.start, 4).view(np.uint32)[0] == 4320
 
 
+def test_addresses_of_parameters_fit_into_32_bits_and_become_generic() -> None:
+    y = clean(
+        """
+        mov.b32 %r5, N; ld.param.u32 %r6, [%r5];
+        cvt.u64.u32 %d4, %r5; cvta.param.u64 %d5, %d4; ld.u32 %r7, [%d5]; cvta.to.param.u64 %d6, %d5;
+        setp.eq.u64 %p0, %d6, %d4; selp.u32 %r8, 1000, 0, %p0;
+        add.u32 %r6, %r6, %r7; add.u32 %r6, %r6, %r8; st.global.u32 [%d3], %r6;
+        ret;
+        """,
+        n=21,
+    )
+    assert set(y.tolist()) == {1042}
+    ran = run("mov.b64 %d4, N;\nld.u32 %r7, [%d4];\nret;")
+    assert ran.kinds == [("wild address", "ld.u32 %r7, [%d4];")] and "cvta.param" in ran.findings[0].message
+
+
+def test_zeros_of_both_signs_are_different_constants() -> None:
+    y = clean("add.f32 %f1, 0f00000000, 0f00000000; copysign.f32 %f2, 0f80000000, 0f3F800000;\n"
+              "mov.b32 %r5, %f2; st.global.u32 [%d3], %r5; ret;")  # fmt: skip
+    assert set(y.tolist()) == {0xBF800000}
+
+
 FAULTS = {
     "out of bounds": "ld.global.u32 %r5, [%d2+4];",
     "misaligned": "ld.global.u32 %r5, [%d2+2];",

@@ -15,6 +15,7 @@ from hal_nvidia_ptx.emulator.memory import (
     IN_FLIGHT,
     LOCAL_START,
     LOCAL_WINDOW,
+    PARAM_START,
     SHARED_WINDOW,
     WRITTEN,
     Space,
@@ -157,6 +158,8 @@ def _fault(run: Run, address: int, nbytes: int, kind: Access) -> tuple[str, str]
         return "out of bounds", f"{nbytes} bytes at +{address - block.start} of {block}"
     if following is not None and following is not block:
         return "out of bounds", f"{nbytes} bytes at {address - following.start} of {following}"
+    if 0 <= address - PARAM_START < run.program.parameter_bytes:
+        return "wild address", f"{address:#x} is a parameter in .param space: cvta.param makes it generic"
     return "wild address", f"{nbytes} bytes at {address:#x}, where nothing is"
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from hal_nvidia_ptx.emulator.effects import Effect
+from hal_nvidia_ptx.emulator.slots import constant
 from hal_nvidia_ptx.emulator.syntax import DTYPE, RAW, Imm, Instruction, Operand, Reg, Vector
 
 _UNSIGNED = {2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -43,8 +44,6 @@ def propagated(
 
 def _bits(number: Imm, kind: str) -> Imm | None:
     """The constant as the bits of a register, None for predicates and what is wider than 64 bits."""
-    from hal_nvidia_ptx.emulator.program import constant
-
     dtype = DTYPE.get(kind)
     unsigned = None if dtype is None or dtype.kind == "b" else _UNSIGNED.get(dtype.itemsize)
     if dtype is None or unsigned is None:

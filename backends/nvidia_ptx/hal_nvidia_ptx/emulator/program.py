@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -18,19 +18,20 @@ from hal_nvidia_ptx.emulator.guards import checked, converged, guarded
 from hal_nvidia_ptx.emulator.inline import inline
 from hal_nvidia_ptx.emulator.instructions import Handler, Op
 from hal_nvidia_ptx.emulator.lanes import Lanes
-from hal_nvidia_ptx.emulator.memory import LOCAL_START, SHARED_START
+from hal_nvidia_ptx.emulator.layout import Layout
 from hal_nvidia_ptx.emulator.operands import SPECIAL
 from hal_nvidia_ptx.emulator.slots import (
     AddressSlot,
     ConstantSlot,
     RegisterSlot,
+    ScratchSlot,
     Slot,
     SpecialSlot,
+    constant,
 )
 from hal_nvidia_ptx.emulator.source import parse
 from hal_nvidia_ptx.emulator.syntax import (
     DTYPE,
-    RAW,
     Addr,
     Function,
     Imm,
@@ -49,8 +50,6 @@ from hal_nvidia_ptx.target import TARGETS, Target
 Array: TypeAlias = NDArray[Any]
 Kind: TypeAlias = "str | np.dtype[Any]"  # a PTX type, or a dtype
 
-CLOCKS = frozenset(("%clock", "%clock64", "%clock_hi", "%globaltimer", "%globaltimer_lo", "%globaltimer_hi"))
-
 
 class Address:
     """The address of an operand [base + offset]; `get` gives int64 [count]."""
@@ -68,8 +67,8 @@ class Address:
 class Program:
     """What instructions are compiled into. ops[i] runs instructions[i].
 
-    slots: see slots.py; shared_static, local_bytes: bytes of a CTA's static shared and a lane's local memory;
-    parameters: offset of each kernel parameter; unassigned: registers that may be read before they are written.
+    slots: see slots.py; parameters, parameter_bytes, offsets, local_bytes, shared_static, dynamic_start: see layout.py;
+    unassigned: registers that may be read before they are written; cluster: CTAs of a cluster that the text asks for.
     """
 
     def __init__(self, module: Module, function: Function, target: Target) -> None:
@@ -80,7 +79,11 @@ class Program:
         self.lines = module.lines
         self.slots: list[Slot] = []
         self._slots: dict[Any, int] = {}
-        self._layout()
+        layout = Layout(module, self.function, self.instructions)
+        self._variables = layout.variables
+        self.parameters, self.parameter_bytes = layout.parameters, layout.parameter_bytes
+        self.offsets, self.local_bytes = layout.offsets, layout.local_bytes
+        self.shared_static, self.dynamic_start = layout.shared_static, layout.dynamic_start
         self.handlers = [self._handler(ins) for ins in self.instructions]
         self.effects = [effect(ins, handler) for ins, handler in zip(self.instructions, self.handlers, strict=True)]
         self.unassigned = unassigned(self.function, self.effects)
@@ -90,7 +93,7 @@ class Program:
         self.tails: dict[int, list[Op]] = {}
         fixed = function.directives.get("reqnctapercluster", ())
         x, y, z = (*fixed, 1, 1, 1)[:3]
-        self.cluster = (x, y, z)  # that the text asks for
+        self.cluster = (x, y, z)
 
     # What builders call.
 
@@ -101,11 +104,13 @@ class Program:
         """
         if isinstance(operand, int):
             operand = self.operand(ins, operand)
-        quick = (operand.name, kind) if type(operand) is Reg else (operand, kind)
+        # Constants by their text: 0.0 and -0.0 are equal.
+        name = operand.name if type(operand) is Reg else repr(operand) if type(operand) is Imm else operand
+        quick = (name, kind)
         slot = self._slots.get(quick)
         if slot is None:
             dtype = DTYPE[kind] if isinstance(kind, str) else kind
-            key = (operand, dtype)
+            key = (name, dtype)
             slot = self._slots.get(key)
             if slot is None:
                 slot = self._slots[key] = self.add(self._source(ins, operand, dtype))
@@ -133,8 +138,7 @@ class Program:
         dtype = DTYPE[kind] if isinstance(kind, str) else kind
         key = ("scratch", dtype)
         if key not in self._slots:
-            name = f"_{dtype}"
-            self._slots[key] = self.add(_Scratch(name, dtype))
+            self._slots[key] = self.add(ScratchSlot(dtype))
         return self._slots[key]
 
     def sources(self, ins: Instruction, operand: int | Operand, kind: Kind, count: int | None = None) -> list[int]:
@@ -248,82 +252,6 @@ class Program:
         self.slots.append(slot)
         return len(self.slots) - 1
 
-    def _layout(self) -> None:
-        """Where parameters, shared and local variables lie."""
-        self.parameters: dict[str, int] = {}
-        self._variables: dict[str, Variable] = dict(self.module.variables)
-        self._variables |= self.function.variables
-        at = 0
-        for each in self.function.params:
-            at = -(-at // each.align) * each.align
-            self.parameters[each.name] = at
-            self._variables[each.name] = each
-            at += each.nbytes
-        self.parameter_bytes = at
-        self.offsets: dict[str, int] = {}
-        used = self._used()
-        everything = [v for name, v in self._variables.items() if name in used and name not in self.parameters]
-        self.shared_static = self._place(everything, "shared", SHARED_START) - SHARED_START
-        self.local_bytes = self._place(everything, "local", LOCAL_START, "param") - LOCAL_START
-        self._place_dynamic(everything)
-
-    def _used(self) -> set[str]:
-        """Names of the variables that instructions refer to."""
-        names: set[str] = set()
-        for ins in self.instructions:
-            for operand in ins.operands:
-                each = operand.base if isinstance(operand, Addr) else operand
-                if isinstance(each, Symbol):
-                    names.add(each.name)
-        return names
-
-    def _place(self, variables: list[Variable], *spaces_and_start: Any) -> int:
-        start = next(x for x in spaces_and_start if isinstance(x, int))
-        at: int = start
-        for each in variables:
-            if each.space in spaces_and_start and each.count:
-                at = -(-at // each.align) * each.align
-                self.offsets[each.name] = at
-                at += each.nbytes
-        return at
-
-    def _place_dynamic(self, variables: list[Variable]) -> None:
-        dynamic = [v for v in variables if v.space == "shared" and not v.count]
-        align = max((v.align for v in dynamic), default=1)
-        start = -(-(SHARED_START + self.shared_static) // align) * align
-        self.dynamic_start = start - SHARED_START
-        for each in dynamic:
-            self.offsets[each.name] = start
-
-
-class _Scratch:
-    def __init__(self, name: str, dtype: np.dtype[Any]) -> None:
-        self._name, self._dtype = name, dtype
-
-    def array(self, run: Any, raw: dict[str, Array]) -> Array:
-        return np.zeros(run.total, self._dtype)
-
-
-def constant(number: Imm, dtype: np.dtype[Any]) -> Array:
-    """[1] of a dtype: integers wrap, floating-point constants in an integer register are their bits."""
-    value = number.value
-    if dtype.kind == "b":
-        return np.array([bool(value)])
-    if dtype.kind == "f" and number.bits == RAW and isinstance(value, int):
-        return np.array([value], f"u{dtype.itemsize}").view(dtype)
-    if dtype.kind == "f" and dtype.itemsize == 2 and isinstance(value, int):
-        return np.array([value & 0xFFFF], np.uint16).view(dtype)
-    if dtype.kind == "f":
-        return np.array([value], np.float64).astype(dtype)
-    if isinstance(value, float):
-        kept = np.float32 if dtype.itemsize == 4 else np.float64
-        return np.array([value], kept).view(f"u{np.dtype(kept).itemsize}").astype(dtype)
-    bits = 8 * dtype.itemsize
-    if bits > 64:
-        wide = value & ((1 << 128) - 1)
-        return np.array([(wide & (1 << 64) - 1, wide >> 64)], dtype)
-    return np.array([value & ((1 << bits) - 1)], f"u{dtype.itemsize}").view(dtype)
-
 
 def load(text: str, entry: str | None, target: str) -> Program:
     """Parse, choose the entry (None: the only one), build. Raises PtxError; ValueError for an unknown target."""
@@ -361,6 +289,3 @@ def build(module: Module, entry: str | None, target: str) -> Program:
 
 def _line_of(module: Module, word: str) -> int:
     return next((number for number, line in enumerate(module.lines, 1) if word in line), 0)
-
-
-Builder = Callable[[Instruction, Program], Op]

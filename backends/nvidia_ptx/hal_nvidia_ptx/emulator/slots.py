@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hal_nvidia_ptx.emulator.syntax import DTYPE, Symbol
+from hal_nvidia_ptx.emulator.syntax import DTYPE, RAW, Imm, Symbol
 
 if TYPE_CHECKING:
     from hal_nvidia_ptx.emulator.machine import Run
@@ -90,3 +90,34 @@ class AddressSlot:
 
     def array(self, run: Run, raw: dict[str, Array]) -> Array:
         return np.array([run.address_of(self.symbol.name) + self.symbol.offset], np.int64).astype(self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class ScratchSlot:
+    """A register that nobody reads."""
+
+    dtype: np.dtype[Any]
+
+    def array(self, run: Run, raw: dict[str, Array]) -> Array:
+        return np.zeros(run.total, self.dtype)
+
+
+def constant(number: Imm, dtype: np.dtype[Any]) -> Array:
+    """[1] of a dtype: integers wrap, floating-point constants in an integer register are their bits."""
+    value = number.value
+    if dtype.kind == "b":
+        return np.array([bool(value)])
+    if dtype.kind == "f" and number.bits == RAW and isinstance(value, int):
+        return np.array([value], f"u{dtype.itemsize}").view(dtype)
+    if dtype.kind == "f" and dtype.itemsize == 2 and isinstance(value, int):
+        return np.array([value & 0xFFFF], np.uint16).view(dtype)
+    if dtype.kind == "f":
+        return np.array([value], np.float64).astype(dtype)
+    if isinstance(value, float):
+        kept = np.float32 if dtype.itemsize == 4 else np.float64
+        return np.array([value], kept).view(f"u{np.dtype(kept).itemsize}").astype(dtype)
+    bits = 8 * dtype.itemsize
+    if bits > 64:
+        wide = value & ((1 << 128) - 1)
+        return np.array([(wide & (1 << 64) - 1, wide >> 64)], dtype)
+    return np.array([value & ((1 << bits) - 1)], f"u{dtype.itemsize}").view(dtype)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from hal_nvidia_ptx.emulator.machine import Run
 
 Array: TypeAlias = NDArray[Any]
+# What changes while a batch runs.
+CLOCKS = frozenset(("%clock", "%clock64", "%clock_hi", "%globaltimer", "%globaltimer_lo", "%globaltimer_hi"))
 _AXES = "xyz"
 
 

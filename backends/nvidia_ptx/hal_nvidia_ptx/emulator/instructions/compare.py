@@ -185,3 +185,20 @@ def _slct(parts: tuple[str, ...]) -> Simple:
         kind,
         (kind, kind, by),
     )
+
+
+@instruction("testp")
+def _testp(ins: Instruction, program: Program) -> Op:
+    kind, what = ins.parts[-1], ins.parts[1]
+    source, result = program.source(ins, 1, kind), program.dest(ins, 0, "pred")
+    tiny = np.finfo(DTYPE[kind]).smallest_normal
+    tests: dict[str, Callable[[Array], Array]] = {
+        "finite": np.isfinite,
+        "infinite": np.isinf,
+        "number": lambda a: ~np.isnan(a),
+        "notanumber": np.isnan,
+        "normal": lambda a: np.isfinite(a) & (np.abs(a) >= tiny),
+        "subnormal": lambda a: np.abs(a) < tiny,
+    }
+    test = tests[what]
+    return several(lambda a, out: np.copyto(out, test(a)), [source], [result])

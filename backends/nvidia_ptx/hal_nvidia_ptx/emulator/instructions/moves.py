@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from hal_nvidia_ptx.emulator.instructions import Op, instruction
 from hal_nvidia_ptx.emulator.instructions.scalar import plain, predicated, several
 from hal_nvidia_ptx.emulator.lanes import Array, Lanes
 from hal_nvidia_ptx.emulator.memory import LOCAL_WINDOW, SHARED_WINDOW
-from hal_nvidia_ptx.emulator.program import CLOCKS, Program
+from hal_nvidia_ptx.emulator.program import Program
 from hal_nvidia_ptx.emulator.slots import ParameterWindowSlot
+from hal_nvidia_ptx.emulator.special import CLOCKS
 from hal_nvidia_ptx.emulator.syntax import DTYPE, Imm, Instruction, Operand, Reg, Sink, Vector
 
 NANOSECONDS = 1_000  # of %globaltimer for each instruction that the batch has run: time has to pass
@@ -160,3 +163,20 @@ def _createpolicy(ins: Instruction, program: Program) -> Op:
 @instruction("alloca", "stacksave", "stackrestore")
 def _stack(ins: Instruction, program: Program) -> Op:
     raise ins.error("a stack of variable size is not supported")
+
+
+@instruction("isspacep")
+def _isspacep(ins: Instruction, program: Program) -> Op:
+    space = ins.parts[1]
+    source, result = program.source(ins, 1, "u64"), program.dest(ins, 0, "pred")
+    windows: dict[str, Callable[[Array], Array]] = {
+        "global": lambda a: a >> np.uint64(32) > 2,
+        "shared": lambda a: a >> np.uint64(32) == 1,
+        "shared::cta": lambda a: a >> np.uint64(24) == 1 << 8,
+        "shared::cluster": lambda a: a >> np.uint64(32) == 1,
+        "local": lambda a: a >> np.uint64(32) == 2,
+        "const": lambda a: np.zeros(a.shape, np.bool_),
+        "param": lambda a: np.zeros(a.shape, np.bool_),
+    }
+    inside = windows[space]
+    return several(lambda a, out: np.copyto(out, inside(a)), [source], [result])
