@@ -292,7 +292,8 @@ def f32(x: float) -> float:
 
 
 def larger(a: float, b: float) -> float:
-    return b if math.isnan(a) else a if math.isnan(b) else max(a, b)
+    """A NaN loses, -0 is less than +0."""
+    return b if math.isnan(a) else a if math.isnan(b) else max(a, b, key=lambda x: (x, math.copysign(1.0, x)))
 
 
 def compared(name: str, a: float, b: float) -> bool:
@@ -314,6 +315,9 @@ FLOATS: list[tuple[str, tuple[str, ...], str, Callable[..., float]]] = [
     ("max.f32 %d, %a, %b;", ("f32", "f32"), "f32", larger),
     ("max.NaN.f32 %d, %a, %b;", ("f32", "f32"), "f32",
      lambda a, b: math.nan if math.isnan(a) or math.isnan(b) else max(a, b)),
+    ("max.f32 %d, %a, %b, %c;", ("f32", "f32", "f32"), "f32", lambda a, b, c: larger(larger(a, b), c)),
+    ("min.xorsign.abs.f32 %d, %a, 0fC0E00000;", ("f32",), "f32",
+     lambda a: math.copysign(7.0 if math.isnan(a) else min(abs(a), 7.0), -math.copysign(1.0, a))),
     ("copysign.f32 %d, %a, %b;", ("f32", "f32"), "f32", lambda a, b: math.copysign(b, a)),
     ("sqrt.rn.f32 %d, %a;", ("f32",), "f32", lambda a: f32(math.sqrt(a)) if a >= 0 or a == 0 else math.nan),
     ("selp.f32 %d, %a, %b, %odd;", ("f32", "f32"), "f32", lambda a, b, lane: a if lane & 1 else b),

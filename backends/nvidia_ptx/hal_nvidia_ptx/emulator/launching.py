@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from hal_nvidia_ptx.emulator.declarations import encode
 from hal_nvidia_ptx.emulator.memory import Arena
 from hal_nvidia_ptx.emulator.shape import LaunchError, Shape
-from hal_nvidia_ptx.emulator.source import encode
 from hal_nvidia_ptx.emulator.syntax import Imm, Variable
 
 if TYPE_CHECKING:

@@ -24,6 +24,8 @@ from hal_nvidia_ptx.emulator.shape import Options
 from hal_nvidia_ptx.emulator.syntax import Instruction
 
 TRIPS = 200_000  # of one loop, by one group of lanes, before it is called endless
+DIVERGENT = "{} is not reached by all lanes of the warp that it needs"
+TOGETHER = "all lanes of the warp (or of its mask) run this instruction together"
 PATIENCE = 128  # trips of a loop while other groups could run, before they do
 
 
@@ -295,28 +297,15 @@ class Scheduler(ABC):
         ins, lanes = self._converging.pop(pc)
         elsewhere = [(f"other lanes wait here, {p.what}", p.ins) for p in self.parked[:3]]
         elsewhere += [("other lanes wait here", other) for other, _ in list(self._converging.values())[:3]]
-        self.find(
-            "divergent warp",
-            f"{ins.opcode} is not reached by all lanes of the warp that it needs",
-            ins,
-            lanes,
-            expected="all lanes of the warp (or of its mask) run this instruction together",
-            notes=elsewhere,
-        )
+        self.find("divergent warp", DIVERGENT.format(ins.opcode), ins, lanes, expected=TOGETHER, notes=elsewhere)
         self._forced = pc
         self.go(pc, lanes)
 
     def _deadlock(self) -> None:
         first = self.parked[0]
         notes = [(f"{p.lanes.count} lanes wait here, {p.what}", p.ins) for p in self.parked[1:6]]
-        self.find(
-            "deadlock",
-            f"{first.lanes.count} lanes wait here for ever, {first.what}",
-            first.ins,
-            first.lanes,
-            expected="something lets them go on",
-            notes=notes,
-        )
+        message = f"{first.lanes.count} lanes wait here for ever, {first.what}"
+        self.find("deadlock", message, first.ins, first.lanes, expected="something lets them go on", notes=notes)
         raise Stop
 
 

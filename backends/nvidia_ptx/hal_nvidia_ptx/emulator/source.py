@@ -7,14 +7,14 @@ directives by a method each. Names that braces scope are made unique, so nothing
 from __future__ import annotations
 
 import re
-import struct
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from hal_nvidia_ptx.emulator.operands import Names, Scope, constant, parse_operand, split
+from hal_nvidia_ptx.emulator.declarations import LINKAGE, SPACES, Head, array_of, declared, initial_bytes
+from hal_nvidia_ptx.emulator.operands import Names, Scope, parse_operand, split
 from hal_nvidia_ptx.emulator.syntax import (
-    DTYPE,
     WIDTH,
     Function,
-    Imm,
     Instruction,
     Module,
     Operand,
@@ -32,13 +32,13 @@ _STATEMENT = re.compile(
 )
 _DECLARATION = re.compile(r"[^;={]*(=\s*)?")
 _HEAD = re.compile(r"\s*(\([^()]*\))?\s*([\w$%]+)\s*(\([^()]*\))?")
-_LINKAGE = frozenset(("visible", "extern", "weak", "common"))
-_SPACES = frozenset(("reg", "shared", "local", "global", "const", "param"))
 _TUNING = frozenset(
     ["maxntid", "reqntid", "minnctapersm", "maxnreg", "maxnctapersm", "reqnctapercluster", "explicitcluster"]
     + ["maxclusterrank", "noreturn", "blocksareclusters", "pragma"]
 )
 _TO_LINE_END = frozenset(("loc", "file", "address_size", "target", "version"))
+
+Result = TypeVar("Result")
 
 
 def parse(text: str) -> Module:
@@ -110,15 +110,7 @@ class _Parser:
         line = self.at(start)
         opcode, arguments = found[4], found[5]
         scope = self.scope
-        known = scope.known
-        try:
-            operands = tuple(
-                [known[part] if part in known else parse_operand(part, scope) for part in split(arguments.strip())]
-            )
-            guard = parse_operand(found[3], scope) if found[3] else None
-        except PtxError as error:
-            message = str(error).partition("\n")[0]
-            raise PtxError(message, line, self.lines[line - 1]) from None
+        operands, guard = self._located(line, self._operands, arguments, found[3], scope)
         if guard is not None and not isinstance(guard, Reg):
             raise PtxError(f"@{found[3]}: the guard is no register", line, self.lines[line - 1])
         instruction = Instruction(
@@ -127,6 +119,12 @@ class _Parser:
         function.instructions.append(instruction)
         if opcode[:2] == "br" or opcode[:4] == "call":
             self.jumps.append((instruction, scope))
+
+    @staticmethod
+    def _operands(arguments: str, guard: str | None, scope: Scope) -> tuple[tuple[Operand, ...], Operand | None]:
+        known = scope.known
+        operands = [known[part] if part in known else parse_operand(part, scope) for part in split(arguments.strip())]
+        return tuple(operands), parse_operand(guard, scope) if guard else None
 
     def _label(self, name: str, position: int) -> None:
         function = self.function
@@ -178,7 +176,7 @@ class _Parser:
         return operand if label is None else Symbol(label)
 
     def _directive(self, name: str, position: int) -> None:
-        if name in _SPACES:
+        if name in SPACES:
             self._declare(name, position)
         elif name == "entry" or name == "func":
             self._function(name == "entry", position)
@@ -186,7 +184,7 @@ class _Parser:
             self._word(name, position)
         elif name in _TO_LINE_END:
             self.pos = self._line_end()
-        elif name in _LINKAGE:
+        elif name in LINKAGE:
             pass
         elif name == "section":
             self.pos = self.text.index("}", self.pos) + 1
@@ -222,7 +220,7 @@ class _Parser:
         self.scope = self.top
         body_scope = Scope(0, self.top, Names(function.registers))
         for group, into in ((found[1], function.results), (found[3], function.params)):
-            for text in split_parameters(group[1:-1]) if group else []:
+            for text in filter(str.strip, group[1:-1].split(",") if group else []):
                 into.append(self._parameter(text, body_scope, function, line))
         self._tuning(function)
         after = self._skip(self.pos)
@@ -249,41 +247,22 @@ class _Parser:
 
     def _parameter(self, text: str, scope: Scope, function: Function, line: int) -> Variable:
         words = re.sub(r"\.ptr\b(\s*\.(global|shared|const|local|param)\b)?(\s*\.align\s+\d+)?", " ", text)
-        space, kind, align, rest = self._head(words, line)
-        name, count, array = _array(rest.strip())
-        if space == "reg":
+        head, rest = self._located(line, declared, words)
+        name, count, array = array_of(rest.strip())
+        variable = Variable(name, "param", head.kind, max(count, 1), max(head.align, WIDTH[head.kind]), line, array)
+        if head.space == "reg":
             scope.names[name] = name
-            function.registers[name] = kind
-        variable = Variable(name, "param", kind, max(count, 1), max(align, WIDTH[kind]), line, array)
-        if space != "reg":
+            function.registers[name] = head.kind
+        else:
             scope.variables[name] = variable
         return variable
 
-    def _head(self, text: str, line: int) -> tuple[str, str, int, str]:
-        """(space, type, alignment, the rest) of `.shared .align 16 .b8 name[64]`."""
-        space, kind, align, vector = "", "", 0, 1
-        rest = text
-        while found := re.match(r"\s*\.(\w+)(?:::\w+)?\s*(\([^)]*\))?", rest):
-            word = found[1]
-            rest = rest[found.end() :]
-            if word == "align":
-                number = re.match(r"\s*(\d+)", rest)
-                if number is None:
-                    raise PtxError(".align of what?", line, self.lines[line - 1])
-                align, rest = int(number[1]), rest[number.end() :]
-            elif word in _SPACES:
-                space = word
-            elif word in DTYPE:
-                kind = word
-            elif word in ("v2", "v4"):
-                vector = int(word[1])
-            elif word not in _LINKAGE and word not in ("attribute", "unified"):
-                raise PtxError(f".{word} in a declaration", line, self.lines[line - 1])
-        if not kind:
-            raise PtxError("a declaration without a type", line, self.lines[line - 1])
-        if vector > 1:
-            raise PtxError("variables of vector type are not supported", line, self.lines[line - 1])
-        return space, kind, align, rest
+    def _located(self, line: int, parse: Callable[..., Result], *arguments: Any) -> Result:
+        """What `parse` gives; its errors get the line."""
+        try:
+            return parse(*arguments)
+        except PtxError as error:
+            raise PtxError(str(error).partition("\n")[0], line, self.lines[line - 1]) from None
 
     def _declare(self, space: str, position: int) -> None:
         line = self.at(position)
@@ -299,12 +278,12 @@ class _Parser:
         if self.text[self.pos : self.pos + 1] != ";":
             self.fail(f"the .{space} declaration does not end in a semicolon", self.pos)
         self.pos += 1
-        _, kind, align, names = self._head(f".{space} {head}", line)
+        front, names = self._located(line, declared, f".{space} {head}")
         for name in map(str.strip, names.split(",")):
             if space == "reg":
-                self._register(name, kind, position)
+                self._register(name, front.kind, position)
             else:
-                self._variable(space, name, kind, align, initial, line)
+                self._variable(front, name, initial, line)
 
     def _register(self, name: str, kind: str, position: int) -> None:
         function, scope = self.function, self.scope
@@ -327,64 +306,18 @@ class _Parser:
         for number in range(int(many[2])):
             taken[f"{prefix}{number}"] = kind
 
-    def _variable(self, space: str, text: str, kind: str, align: int, initial: str, line: int) -> None:
-        name, count, array = _array(text)
-        function = self.function
+    def _variable(self, head: Head, text: str, initial: str, line: int) -> None:
+        name, count, array = array_of(text)
+        function, width = self.function, WIDTH[head.kind]
         table = self.result.variables if function is None else function.variables
         unique = name if name not in table else f"{name}@{self.scope.number}"
-        data, relocations = self._initial(initial, kind, line) if initial else (None, ())
+        data, relocations = self._located(line, initial_bytes, initial, head.kind) if initial else (None, ())
         if data is not None:
-            count = max(count, len(data) // WIDTH[kind])
-            data = data.ljust(count * WIDTH[kind], b"\0")
-        elif space in ("global", "const"):
-            data = bytes(count * WIDTH[kind])
-        aligned = align or WIDTH[kind]
-        variable = Variable(unique, space, kind, count, aligned, line, array, data, relocations)
+            count = max(count, len(data) // width)
+            data = data.ljust(count * width, b"\0")
+        elif head.space in ("global", "const"):
+            data = bytes(count * width)
+        variable = Variable(unique, head.space, head.kind, count, head.align or width, line, array, data, relocations)
         table[unique] = variable
         self.scope.variables[name] = variable
         self.scope.known.pop(name, None)
-
-    def _initial(self, text: str, kind: str, line: int) -> tuple[bytes, tuple[tuple[int, Symbol], ...]]:
-        """Bytes of `{1, 2, {3}}` or `5`, and where addresses of symbols have to be put in."""
-        data = bytearray()
-        relocations = []
-        for word in re.findall(r"generic\([^)]*\)|[^{},\s]+", text):
-            number = constant(word)
-            if number is not None:
-                data += encode(number, kind)
-                continue
-            name = re.fullmatch(r"(?:generic\()?([\w$%]+)(?:\s*\+\s*(\d+))?\)?", word)
-            if name is None:
-                raise PtxError(f"{word!r} is no initial value", line, self.lines[line - 1])
-            relocations.append((len(data), Symbol(name[1], int(name[2] or 0))))
-            data += bytes(WIDTH[kind])
-        return bytes(data), tuple(relocations)
-
-
-def split_parameters(text: str) -> list[str]:
-    return [part for part in text.split(",") if part.strip()]
-
-
-def _array(text: str) -> tuple[str, int, bool]:
-    """(name, elements, whether it is an array) of `name`, `name[4][2]` or `name[]`."""
-    name, bracket, rest = text.partition("[")
-    count = 1
-    if bracket:
-        for size in re.findall(r"[^\[\]]+", rest) or ["0"]:
-            number = constant(size.strip())
-            count *= int(number.value) if number is not None else 0
-    return name.strip(), count, bool(bracket)
-
-
-def encode(number: Imm, kind: str) -> bytes:
-    """The bytes of a constant as an element of a PTX type."""
-    size = WIDTH[kind]
-    if kind in ("f32", "f64"):
-        value = float(number.value)
-        if number.bits == 0 and isinstance(number.value, int) and number.value:
-            value = float(number.value)
-        return struct.pack("<f" if kind == "f32" else "<d", value)
-    if number.bits:
-        form = "<I" if size == 4 else "<Q"
-        return struct.pack(form, *struct.unpack(form, struct.pack("<f" if size == 4 else "<d", number.value)))
-    return (int(number.value) & ((1 << 8 * size) - 1)).to_bytes(size, "little")

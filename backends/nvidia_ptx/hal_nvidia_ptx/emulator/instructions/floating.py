@@ -10,10 +10,11 @@ import numpy as np
 
 from hal_nvidia_ptx.emulator import approximate, formats, half, numerics
 from hal_nvidia_ptx.emulator.exact import Mode
-from hal_nvidia_ptx.emulator.instructions import integer
-from hal_nvidia_ptx.emulator.instructions.scalar import Simple, simple
+from hal_nvidia_ptx.emulator.instructions import Op, instruction, integer
+from hal_nvidia_ptx.emulator.instructions.scalar import Simple, build, simple
 from hal_nvidia_ptx.emulator.lanes import Array
-from hal_nvidia_ptx.emulator.syntax import DTYPE
+from hal_nvidia_ptx.emulator.program import Program
+from hal_nvidia_ptx.emulator.syntax import DTYPE, Instruction
 
 Parts = tuple[str, ...]
 Function = Callable[..., Any]
@@ -72,7 +73,7 @@ def _finish(function: Callable[..., Array], parts: Parts) -> Function:
     return run
 
 
-def _float(op: str, parts: Parts, count: int, quick: Function | None) -> Simple:
+def rounded(op: str, parts: Parts, count: int, quick: Function | None) -> Simple:
     """An exactly rounded operation on f32 or f64; `quick` writes its result where nothing has to be done besides."""
     kind, mode = parts[-1], mode_of(parts)
     if kind not in ("f32", "f64"):
@@ -111,7 +112,7 @@ def _arithmetic(op: str, parts: Parts, quick: Function, count: int = 2) -> Simpl
         return _half(op, parts, count)
     if kind == "f32x2":
         return _pair(op, parts, count)
-    return _float(op, parts, count, quick)
+    return rounded(op, parts, count, quick)
 
 
 def _mixed(op: str, parts: Parts, count: int) -> Simple:
@@ -184,7 +185,7 @@ def divide(parts: Parts) -> Simple:
         return Simple(
             lambda a, b, out: np.copyto(out, approximate.divide(a, b, ftz)), kind, (kind,) * 2, faith="approximate"
         )
-    return _float("div", parts, 2, np.divide if kind == "f64" and mode_of(parts) == "rn" else None)
+    return rounded("div", parts, 2, np.divide if kind == "f64" and mode_of(parts) == "rn" else None)
 
 
 @simple("abs")
@@ -229,10 +230,12 @@ def _extremum(parts: Parts) -> Function:
     def run(a: Array, b: Array) -> Array:
         if ftz:
             a, b = numerics.flush(a), numerics.flush(b)
-        if not (magnitude or xorsign):
-            return best(a, b, nan)
-        result = best(np.abs(a), np.abs(b), nan)
-        signed: Array = np.copysign(result, np.where(np.signbit(a) != np.signbit(b), -1.0, 1.0).astype(a.dtype))
+        if magnitude:
+            a, b, signs = np.abs(a), np.abs(b), np.signbit(a) != np.signbit(b)
+        result = best(a, b, nan)
+        if not xorsign:
+            return result
+        signed: Array = np.copysign(result, np.where(signs, -1.0, 1.0).astype(a.dtype))
         return signed
 
     return run
@@ -254,67 +257,17 @@ def _min_max(parts: Parts) -> Simple:
     return Simple(lambda a, b, out: np.copyto(out, function(a, b)), kind, (kind,) * 2)
 
 
-@simple("min", "max")
-def _min(parts: Parts) -> Simple:
-    return _min_max(parts)
+@instruction("min", "max", guarded=True)
+def _min(ins: Instruction, program: Program) -> Op:
+    """Of two or three."""
+    spec = _min_max(ins.parts)
+    if len(ins.operands) < 4:
+        return build(spec, ins, program)
+    two = spec.function
 
+    def three(a: Array, b: Array, c: Array, out: Array) -> None:
+        best = np.empty_like(out)
+        two(a, b, best)
+        two(best, c, out)
 
-@simple("rcp")
-def _rcp(parts: Parts) -> Simple:
-    return _function("rcp", parts)
-
-
-@simple("sqrt")
-def _sqrt(parts: Parts) -> Simple:
-    return _function("sqrt", parts)
-
-
-@simple("rsqrt")
-def _rsqrt(parts: Parts) -> Simple:
-    return _function("rsqrt", parts)
-
-
-@simple("ex2")
-def _ex2(parts: Parts) -> Simple:
-    return _function("ex2", parts)
-
-
-@simple("lg2")
-def _lg2(parts: Parts) -> Simple:
-    return _function("lg2", parts)
-
-
-@simple("sin")
-def _sin(parts: Parts) -> Simple:
-    return _function("sin", parts)
-
-
-@simple("cos")
-def _cos(parts: Parts) -> Simple:
-    return _function("cos", parts)
-
-
-@simple("tanh")
-def _tanh(parts: Parts) -> Simple:
-    return _function("tanh", parts)
-
-
-def _function(name: str, parts: Parts) -> Simple:
-    kind, ftz = parts[-1], "ftz" in parts
-    if "approx" not in parts:
-        return _float(name, parts, 1, None)
-    if kind in HALVES:
-        narrow = cast(formats.Narrow, HALVES[kind])
-
-        def narrowed(bits: Array) -> Array:
-            return formats.narrow(approximate.approximate(name, formats.widen(bits, narrow), False), narrow)
-
-        return Simple(halves(narrowed, kind), kind_of(parts), (kind_of(parts),), faith="approximate")
-    if kind == "f64":
-        root = name == "rsqrt"
-        return Simple(
-            lambda a, out: np.copyto(out, approximate.reciprocal64(a, root)), kind, (kind,), faith="approximate"
-        )
-    return Simple(
-        lambda a, out: np.copyto(out, approximate.approximate(name, a, ftz)), kind, (kind,), faith="approximate"
-    )
+    return build(Simple(three, spec.result, (spec.result,) * 3), ins, program)

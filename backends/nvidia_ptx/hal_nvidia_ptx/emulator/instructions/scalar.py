@@ -37,16 +37,17 @@ def simple(*names: str) -> Callable[[Decode], Decode]:
     def register(decode: Decode) -> Decode:
         cached = lru_cache(maxsize=None)(decode)
 
-        def build(ins: Instruction, program: Program) -> Op:
-            return _build(cached(ins.parts), ins, program)
+        def built(ins: Instruction, program: Program) -> Op:
+            return build(cached(ins.parts), ins, program)
 
-        instruction(*names, guarded=True, faith=lambda ins: cached(ins.parts).faith)(build)
+        instruction(*names, guarded=True, faith=lambda ins: cached(ins.parts).faith)(built)
         return decode
 
     return register
 
 
-def _build(spec: Simple, ins: Instruction, program: Program) -> Op:
+def build(spec: Simple, ins: Instruction, program: Program) -> Op:
+    """The Op of an elementwise instruction with or without predicate."""
     program.count(ins, 1 + len(spec.sources))
     slots = [program.source(ins, 1 + i, kind) for i, kind in enumerate(spec.sources)]
     result = program.dest(ins, 0, spec.result)
