@@ -107,6 +107,8 @@ def configs(op: Op, info: DeviceInfo) -> list[Config]:
     most = _slots(op, vector)
     lanes = MOST_LANES if len([role for role, _ in op.inputs if role not in SHARED]) == 1 else MOST_LANES // 2
     ways = [_held(bucket, vector, most, sm)] if bucket <= lanes * vector * most else []
+    if n == 1:
+        return ways  # one element is exactly 1: its exponential has to be about itself, and `stream` has its reference
     return [*ways, _config("stream", STREAM_LANES, vector, max(most // 2, 1), 1, sm)]
 
 
