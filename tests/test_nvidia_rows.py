@@ -55,11 +55,25 @@ def test_the_second_choice_is_right_too(device: KernelDevice, operator: str) -> 
     device.algorithms = {operator: Nth(operator, 1)}
     wrong = []
     for case in select("smoke"):
-        if case.operator == operator and case.dtype in ("float32", "bfloat16"):
+        if case.operator == operator and case.dtype in ("float64", "float32", "bfloat16"):
             result = run_case(device, case)
             if result.status != "passed":
                 wrong.append(f"{case.name}: {result.status} {result.message}")
     assert not wrong, "\n".join(wrong[:5])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_results_near_the_smallest_normal_number_are_kept_in_long_rows(device: KernelDevice, dtype: str) -> None:
+    least = np.log(float(np.finfo(dtype).smallest_normal))
+
+    def values(op: Op, rng: np.random.Generator) -> list[np.ndarray]:
+        x = rng.uniform(least - 1, least + 1.5, op.inputs[0][1].shape)
+        x[:, ::20_000] = 0.01  # rounded up to a whole number it is 1
+        return [x.astype(dtype)]
+
+    assert ways("softmax", dtype, device.info) >= {"stream"}
+    result = run_case(device, Case("case", an_op("softmax", 1, 40_000, dtype), values))
+    assert result.status == "passed", result.message
 
 
 @pytest.mark.parametrize("operator", ROWS)

@@ -21,7 +21,7 @@ SQRT2_HIGH_BITS = 0x3FF6A09E  # upper half of the float64 sqrt(2)
 
 
 def exponential(k: Entry, d: Register) -> None:
-    """d := e^d for d <= 0. NaN stays."""
+    """d := e^d for d <= 1. NaN stays."""
     if d.type == "f32":
         k("mul.rn.f32", d, d, LOG2E)
         k("ex2.approx.ftz.f32", d, d)

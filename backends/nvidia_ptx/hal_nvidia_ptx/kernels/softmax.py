@@ -271,9 +271,22 @@ class _Softmax:
             sums.add(self.row.fold("add", z, "of_chunk"))
         total, reference = self._meet(top, sums.result("total"))
         last = self._last(total, None)
+        if not self.log:
+            reference, last = self._lower(reference, last)
         with self.row.sweep("second") as chunk:
             z, _ = self._read(chunk, largest=False)
             self._finish_chunk(chunk, z, reference, last)
+
+    def _lower(self, reference: Register, last: Register) -> tuple[Register, Register]:
+        """Results about a reference that is less by 1. The reference may be above the largest z, and 1/sum above 1: an
+        exponential that is flushed about it could be a result that is not."""
+        k, kind = self.k, self.kind
+        k.section("Results are taken about a number below the largest z: none is flushed that 1/sum would lift.")
+        lower = k.let(kind, "lower", f"add.rn.{kind}", reference, -1.0)
+        factor = k.let(kind, "factor", f"sub.rn.{kind}", lower, reference, note="-1, or 0 for a huge one")
+        exponential(k, factor)
+        k(f"mul.rn.{kind}", last, last, factor)
+        return lower, last
 
     def _raise_reference(self, top: Register, largest: Register, sums: Compensated) -> None:
         """The reference is the largest z so far, rounded up to a whole number. So it moves by 1 at least, and sums that
