@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from hal.errors import BackendUnavailable, CompileError
-from hal_nvidia_ptx import assembler
-from hal_nvidia_ptx.assembler import Assembled, assemble, assemble_all
-from hal_nvidia_ptx.occupancy import occupancy
-from hal_nvidia_ptx.paths import Loop, main_loop, main_path
-from hal_nvidia_ptx.pipeline import cover, mma_clocks, tensor_clocks, utilization
-from hal_nvidia_ptx.sass import NO_SCOREBOARD, Instruction, disassemble, parse
+from hal_nvidia_ptx.assembly import assembler
+from hal_nvidia_ptx.assembly.assembler import Assembled, assemble, assemble_all
+from hal_nvidia_ptx.assembly.occupancy import occupancy
+from hal_nvidia_ptx.assembly.paths import Loop, main_loop, main_path
+from hal_nvidia_ptx.assembly.pipeline import cover, mma_clocks, tensor_clocks, utilization
+from hal_nvidia_ptx.assembly.sass import NO_SCOREBOARD, Instruction, disassemble, parse
 from hal_nvidia_ptx.target import CHECKED, TARGETS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -207,7 +207,9 @@ def test_the_setup_installs_that_version() -> None:
 
 
 def test_importing_it_imports_no_driver() -> None:
-    program = "import sys, hal_nvidia_ptx.assembler, hal_nvidia_ptx.paths; sys.exit('cuda' in sys.modules)"
+    program = (
+        "import sys, hal_nvidia_ptx.assembly.assembler, hal_nvidia_ptx.assembly.paths; sys.exit('cuda' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from hal import cli
 from hal.errors import ArgumentError, BackendUnavailable, OptionError
-from hal_nvidia_ptx import assembler, check
+from hal_nvidia_ptx import check
+from hal_nvidia_ptx.assembly import assembler
 from hal_nvidia_ptx.checking import choose
 from hal_nvidia_ptx.emulator.report import Finding, Findings, Note, Place, place_of
 from hal_nvidia_ptx.emulator.shape import LaunchError

@@ -541,7 +541,7 @@ def test_cubins_are_kept_and_refused_ones_end_the_attempts(stand_in: Any) -> Non
 
         import hal
         from hal.kernel import Kernel
-        from hal_nvidia_ptx import assembler
+        from hal_nvidia_ptx.assembly import assembler
 
         made: list[str] = []
 

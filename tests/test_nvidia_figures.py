@@ -1,7 +1,7 @@
 """Every kernel of the PTX backend assembled for every target, and its figures held: no GPU needed.
 
 bench/results/ptx_figures.json has the figures of the kernels that a device takes for usual calls, made by
-`python -m hal_nvidia_ptx.figures --record bench/results/ptx_figures.json`. A kernel that becomes worse fails here until
+`hal ptx figures --record bench/results/ptx_figures.json`. A kernel that becomes worse fails here until
 its figures are recorded on purpose; one that becomes better passes, and should be recorded too.
 """
 
@@ -15,14 +15,15 @@ from typing import Any
 
 import pytest
 
+from hal.cli import main
 from hal.errors import BackendUnavailable, CompileError
 from hal.kernel import Config
-from hal_nvidia_ptx import assembler, figures
-from hal_nvidia_ptx.assembler import assemble, assemble_all
-from hal_nvidia_ptx.cases import cases, device_info
-from hal_nvidia_ptx.goals import AT_LEAST, Goal, goal_of, unmet
-from hal_nvidia_ptx.measure import Figures, Job, jobs, lowest_versions, measure_all, version_table
-from hal_nvidia_ptx.peers import peer_of, peers
+from hal_nvidia_ptx.assembly import assembler
+from hal_nvidia_ptx.assembly.assembler import assemble, assemble_all
+from hal_nvidia_ptx.figures.cases import cases, device_info
+from hal_nvidia_ptx.figures.goals import AT_LEAST, Goal, goal_of, unmet
+from hal_nvidia_ptx.figures.measure import Figures, Job, jobs, lowest_versions, measure_all, version_table
+from hal_nvidia_ptx.figures.peers import peer_of, peers
 from hal_nvidia_ptx.target import CHECKED
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,7 +87,7 @@ def test_every_usual_call_has_a_kernel(measured: list[tuple[Job, Figures]]) -> N
 @assembles
 def test_no_kernel_has_become_worse(measured: list[tuple[Job, Figures]], recorded: dict[str, dict[str, Any]]) -> None:
     worse = [text for job, f in measured for text in losses(job, asdict(f), recorded)]
-    assert not worse, "\n".join([*worse, f"if that is meant: python -m hal_nvidia_ptx.figures --record {RECORD.name}"])
+    assert not worse, "\n".join([*worse, f"if that is meant: hal ptx figures --record {RECORD.name}"])
 
 
 def losses(job: Job, now: dict[str, Any], recorded: dict[str, dict[str, Any]]) -> list[str]:
@@ -199,10 +200,15 @@ def test_cases_have_names_of_their_own_and_no_device() -> None:
     assert device_info("sm_80").props == {"target": "sm_80", "sms": 108}
 
 
+def run_figures(arguments: list[str]) -> int:
+    """The exit code of `hal ptx figures` with these arguments."""
+    return main(["ptx", "figures", *arguments])
+
+
 @assembles
 def test_the_table_shows_goal_and_peer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
-    code = figures.main(["softmax bfloat16 1024", "--target", "sm_80", "--record", str(file)])
+    code = run_figures(["softmax bfloat16 1024", "--target", "sm_80", "--record", str(file)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:4] == ["kernel", "target", "registers", "spills"]
     assert lines[1].startswith("softmax bfloat16 1024") and "sm_80" in lines[1]
@@ -214,7 +220,7 @@ def test_the_table_shows_goal_and_peer(capsys: pytest.CaptureFixture[str], tmp_p
 
 
 def test_a_wrong_case_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert figures.main(["sofmax*"]) == 2
+    assert run_figures(["sofmax*"]) == 2
     assert "softmax bfloat16 1024" in capsys.readouterr().err
 
 
@@ -223,5 +229,5 @@ def test_without_the_assembler_the_command_says_what_to_install(
 ) -> None:
     monkeypatch.delenv("HAL_PTXAS", raising=False)
     monkeypatch.setattr(assembler, "_from_wheel", lambda name: None)
-    assert figures.main(["softmax bfloat16 1024", "--target", "sm_80"]) == 2
+    assert run_figures(["softmax bfloat16 1024", "--target", "sm_80"]) == 2
     assert "pip install --no-deps nvidia-cuda-nvcc==" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from hal.errors import UnsupportedError
 from hal.kernel import Config, KernelDevice
 from hal.op import Op, TensorSpec
 from hal.ops import OPERATORS
-from hal_nvidia_ptx import assembler
+from hal_nvidia_ptx.assembly import assembler
 from hal_nvidia_ptx.emulator import Backend
 from hal_nvidia_ptx.kernels import matmul
 from hal_nvidia_ptx.target import CHECKED

@@ -23,8 +23,8 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from hal_nvidia_ptx import assembler
-from hal_nvidia_ptx.measure import Figures, measure
+from hal_nvidia_ptx.assembly import assembler
+from hal_nvidia_ptx.figures.measure import Figures, measure
 
 RESULTS = Path(__file__).resolve().parent.parent / "bench" / "results" / "ptx_peers.json"
 

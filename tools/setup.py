@@ -39,7 +39,7 @@ MODEL_MB = 90
 TORCH = "torch==2.13.0"
 TORCH_MB = 800
 # NVIDIA's assembler and disassembler, at the version whose machine code the tests hold to figures: the one that
-# hal_nvidia_ptx/assembler.py names. Without the first wheel's dependencies, which only a C++ compiler needs.
+# hal_nvidia_ptx/assembly/assembler.py names. Without the first wheel's dependencies, which only a C++ compiler needs.
 ASSEMBLER = {"nvidia-cuda-nvcc==13.5.37": 145, "nvidia-cuda-nvdisasm==13.5.37": 6}
 ASSEMBLER_LICENCE = "End User License Agreement of NVIDIA's CUDA Toolkit"
 OPENCL_CPU_LICENCE = "Intel End User License Agreement for Developer Tools"

@@ -2,7 +2,7 @@
 
     discovery.py driver.py   the GPUs, over cuda.bindings.driver
     kernels/ ptx.py          algorithms that write PTX, and what they write it with
-    assembler.py             PTX to machine code without a GPU
+    assembly/ figures/       PTX to machine code without a GPU, and what that code is worth
     emulator/                PTX on the CPU, with checks
     launch.py                `load`: one's own PTX, run anywhere
     replacement.py           `replace`: one's own kernel behind a hal operator

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from hal_nvidia_ptx import figures
-from hal_nvidia_ptx.commands import assemble, check
+from hal_nvidia_ptx.commands import assemble, check, figures
 from hal_nvidia_ptx.commands import run as run_command
 
 SUMMARY = "check, run or assemble kernels written in NVIDIA's PTX, with or without a GPU"

@@ -16,7 +16,7 @@ from hal.cache import Cache, key_of
 from hal.device import DeviceInfo
 from hal.errors import BackendUnavailable, CompileError, DeviceError, UnsupportedError
 from hal.kernel import Kernel
-from hal_nvidia_ptx import assembler
+from hal_nvidia_ptx.assembly import assembler
 from hal_nvidia_ptx.context import Context
 from hal_nvidia_ptx.errors import NOT_LOADABLE, OUT_OF_MEMORY, STICKY, UNSUPPORTED_PTX_VERSION, describe
 

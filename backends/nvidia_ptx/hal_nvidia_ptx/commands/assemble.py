@@ -10,10 +10,10 @@ from typing import Any
 
 from hal.errors import OptionError
 from hal.terminal import patience, table, write_json
-from hal_nvidia_ptx.assembler import Assembled, Usage, assemble, version
+from hal_nvidia_ptx.assembly.assembler import Assembled, Usage, assemble, version
+from hal_nvidia_ptx.assembly.paths import main_loop
+from hal_nvidia_ptx.assembly.sass import Function, disassemble
 from hal_nvidia_ptx.commands.launching import read_text
-from hal_nvidia_ptx.paths import main_loop
-from hal_nvidia_ptx.sass import Function, disassemble
 from hal_nvidia_ptx.target import TARGETS
 
 SUMMARY = "turn a text into machine code, without a GPU: registers, spills, what the main loop is made of"

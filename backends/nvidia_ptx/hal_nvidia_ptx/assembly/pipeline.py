@@ -12,8 +12,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hal_nvidia_ptx.paths import Loop
-from hal_nvidia_ptx.sass import FMA, GROUP_MMA, MMA, NO_SCOREBOARD, Instruction
+from hal_nvidia_ptx.assembly.paths import Loop
+from hal_nvidia_ptx.assembly.sass import FMA, GROUP_MMA, MMA, NO_SCOREBOARD, Instruction
 from hal_nvidia_ptx.target import Target
 
 # Multiply-adds per clock and SM quarter, f32 sums, by the class of the operands: NVIDIA's published peak rates over

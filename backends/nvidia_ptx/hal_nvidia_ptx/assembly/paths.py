@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hal_nvidia_ptx.sass import BYTES, FMA, MMA, NO_SCOREBOARD, Function, Instruction
+from hal_nvidia_ptx.assembly.sass import BYTES, FMA, MMA, NO_SCOREBOARD, Function, Instruction
 
 GLOBAL_STORES = ("STG", "ST", "RED", "REDG", "ATOMG", "UTMASTG")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from hal.kernel import Config
 
-RESULTS = Path(__file__).resolve().parents[3] / "bench" / "results" / "ptx_peers.json"
+RESULTS = Path(__file__).resolve().parents[4] / "bench" / "results" / "ptx_peers.json"
 
 
 @cache

@@ -10,13 +10,13 @@ from typing import Any
 from hal.errors import UnsupportedError
 from hal.kernel import Config, Kernel
 from hal.ops import OPERATORS
-from hal_nvidia_ptx import pipeline
-from hal_nvidia_ptx.assembler import assemble, in_order
-from hal_nvidia_ptx.cases import Case, cases, device_info
-from hal_nvidia_ptx.goals import goal_of, has_own
-from hal_nvidia_ptx.occupancy import occupancy
-from hal_nvidia_ptx.paths import main_loop, main_path
-from hal_nvidia_ptx.sass import GROUP_MMA, LOCAL, Function, disassemble
+from hal_nvidia_ptx.assembly import pipeline
+from hal_nvidia_ptx.assembly.assembler import assemble, in_order
+from hal_nvidia_ptx.assembly.occupancy import occupancy
+from hal_nvidia_ptx.assembly.paths import main_loop, main_path
+from hal_nvidia_ptx.assembly.sass import GROUP_MMA, LOCAL, Function, disassemble
+from hal_nvidia_ptx.figures.cases import Case, cases, device_info
+from hal_nvidia_ptx.figures.goals import goal_of, has_own
 from hal_nvidia_ptx.target import CHECKED, TARGETS
 
 KIB = 1024

@@ -1,7 +1,7 @@
 """What hal's kernels should reach, figure by figure: chosen between what the best known open kernels do and the floor.
 
 A goal is for the config that the hardware of a target is tuned for; other tiles of the same algorithm serve small
-problems and have none. Figures are those of figures.py.
+problems and have none. Figures are those of measure.py.
 """
 
 from __future__ import annotations

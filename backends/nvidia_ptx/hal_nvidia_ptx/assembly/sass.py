@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hal.errors import CompileError
-from hal_nvidia_ptx.assembler import tool
+from hal_nvidia_ptx.assembly.assembler import tool
 
 NO_SCOREBOARD = 7  # what a scoreboard field says when it names none
 BYTES = 16  # of an instruction
