@@ -40,7 +40,7 @@ from hal.errors import (
     WrongResult,
 )
 from hal.planning import explain, plan
-from hal.registry import DeviceEntry
+from hal.registry import DeviceEntry, load_plugin
 from hal.settings import use
 
 __version__ = "0.1.0"
@@ -73,6 +73,7 @@ __all__ = [
     "empty",
     "explain",
     "layernorm",
+    "load_plugin",
     "log_softmax",
     "matmul",
     "plan",

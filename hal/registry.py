@@ -1,6 +1,7 @@
 """Which backends and devices there are, and the one open Device of each.
 
-Backends come in by entry points of group "hal.backends" alone, those of this tree like a stranger's. They are loaded
+Backends come in by entry points of group "hal.backends", those of this tree like a stranger's. One written in C is the
+path of its library: what an entry point gives, HAL_PLUGIN_PATH lists, or `load_plugin` is called with. All are loaded
 by name on first need, so a broken one hurts only those who ask for it, and keeps its cause.
 
 A device string is `backend:selector`; the selector is an index or any unique part of the device's name. The backend's
@@ -17,12 +18,13 @@ import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hal import interop
 from hal.array import check_usable
 from hal.device import Backend, Device, DeviceInfo
-from hal.errors import ArgumentError, BackendUnavailable, DeviceError
+from hal.errors import ArgumentError, BackendUnavailable, DeviceError, HalError
 
 REFERENCE = "cpu"  # the one backend that the core knows by name
 GROUP = "hal.backends"
@@ -69,12 +71,39 @@ class DeviceEntry:
         return self.info.props
 
 
+@dataclass(frozen=True)
+class _Claim:
+    """Who says that a backend's name is his: an entry point, or a library in C."""
+
+    point: importlib.metadata.EntryPoint | None = None
+    library: str = ""
+
+    def __str__(self) -> str:
+        if self.point is None:
+            return f"the library {self.library}"
+        owner = self.point.dist.name if self.point.dist else "?"
+        return f"{owner} ({self.point.value})"
+
+    def made(self, name: str) -> object:
+        """What the claimant gives: a Backend if it keeps the contract. Raises whatever it raises."""
+        found: object = self.library
+        if self.point is not None:
+            found = self.point.load()
+            if callable(found):
+                found = found()
+        if isinstance(found, (str, os.PathLike)):
+            from hal import capi  # for those only who have such a backend
+
+            return capi.Backend(found, name)
+        return found
+
+
 class _State:
     """What this process has found and opened. One object, so that a forked child can start anew."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.points: dict[str, list[importlib.metadata.EntryPoint]] | None = None
+        self.claims: dict[str, list[_Claim]] | None = None
         self.backends: dict[str, Backend] = {}
         self.failures: dict[str, BackendUnavailable] = {}
         self.infos: dict[str, list[DeviceInfo]] = {}
@@ -89,7 +118,7 @@ _state = _State()
 
 def backends() -> list[str]:
     """The names of all installed backends, loaded or not."""
-    return sorted(_entry_points())
+    return sorted(_claims())
 
 
 def backend(name: str) -> Backend:
@@ -114,7 +143,7 @@ def infos(name: str) -> list[DeviceInfo]:
             try:
                 _state.infos[name] = list(found.devices())
             except Exception as error:  # it never raises, by contract; a stranger's may, and hurts only who asks for it
-                failure = BackendUnavailable(f"backend {name!r} failed to list its devices: {error!r}")
+                failure = BackendUnavailable(f"backend {name!r} failed to list its devices: {_words(error)}")
                 _state.failures[name] = failure
                 raise failure from error
         return _state.infos[name]
@@ -143,7 +172,7 @@ def find(device: str) -> DeviceEntry:
     if not isinstance(device, str):
         raise ArgumentError(f"a device is named by a string such as 'cpu' or 'opencl:0', not {device!r}")
     prefix, _, selector = device.partition(":")
-    if prefix not in _entry_points():
+    if prefix not in _claims():
         raise BackendUnavailable(f"no backend {prefix!r} for device {device!r}; installed: {', '.join(backends())}")
     found = infos(prefix)
     if not found:
@@ -225,33 +254,75 @@ def opened() -> list[Device]:
         return list(_state.opened.values())
 
 
-def _entry_points() -> dict[str, list[importlib.metadata.EntryPoint]]:
-    if _state.points is None:
-        points: dict[str, list[importlib.metadata.EntryPoint]] = {}
+def load_plugin(path: str | os.PathLike[str]) -> list[str]:
+    """Load a backend in C; the device strings that it adds. Its name is its file's: libacme.so is "acme".
+
+    Child processes find it too: the path is added to HAL_PLUGIN_PATH of this process. A library that has been loaded
+    stays so, as every library of a process does.
+
+    Raises:
+        ArgumentError: the path is not absolute. AbiMismatch: no plug-in, or one for another version of the interface.
+        BackendUnavailable: it does not load, or another backend has its name.
+    """
+    from hal import capi
+
+    with _state.lock:
+        made = capi.Backend(path)
+        mine, others = _Claim(library=str(made.path)), _claims().get(made.name, [])
+        if mine not in others:
+            if others:
+                raise BackendUnavailable(_rivals(made.name, [*others, mine]))
+            _state.infos[made.name] = list(made.devices())
+            _state.backends[made.name], _claims()[made.name] = made, [mine]
+            known = os.environ.get("HAL_PLUGIN_PATH")
+            os.environ["HAL_PLUGIN_PATH"] = os.pathsep.join(filter(None, (known, str(made.path))))
+        return [_string(made.name, i) for i in range(len(infos(made.name)))]
+
+
+def _claims() -> dict[str, list[_Claim]]:
+    if _state.claims is None:
+        claims: dict[str, list[_Claim]] = {}
         for point in importlib.metadata.entry_points(group=GROUP):
-            same = points.setdefault(point.name, [])
-            if all(point.value != other.value for other in same):
-                same.append(point)
-        _state.points = points
-    return _state.points
+            same = claims.setdefault(point.name, [])
+            if all(claim.point is None or point.value != claim.point.value for claim in same):
+                same.append(_Claim(point))
+        for path in dict.fromkeys(filter(None, os.environ.get("HAL_PLUGIN_PATH", "").split(os.pathsep))):
+            from hal import capi
+
+            claims.setdefault(capi.plugin_name(Path(path)), []).append(_Claim(library=path))
+        _state.claims = claims
+    return _state.claims
 
 
 def _load(name: str) -> Backend:
-    points = _entry_points().get(name)
-    if not points:
+    claims = _claims().get(name)
+    if not claims:
         raise BackendUnavailable(f"no backend {name!r}; installed: {', '.join(backends())}")
-    if len(points) > 1:
-        owners = ", ".join(f"{p.dist.name if p.dist else '?'} ({p.value})" for p in points)
-        raise BackendUnavailable(f"several packages call their backend {name!r}: {owners}; uninstall all but one")
+    if len(claims) > 1:
+        raise BackendUnavailable(_rivals(name, claims))
     try:
-        made = points[0].load()()
+        made = claims[0].made(name)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever a stranger's package raises on import, SystemExit too, is the cause kept
-        raise BackendUnavailable(f"backend {name!r} ({points[0].value}) failed to load: {error!r}") from error
+        raise BackendUnavailable(f"backend {name!r} ({claims[0]}) failed to load: {_words(error)}") from error
     if not isinstance(made, Backend):
-        raise BackendUnavailable(f"backend {name!r}: {points[0].value} is no hal.device.Backend")
+        raise BackendUnavailable(
+            f"backend {name!r}: {claims[0]} gives {made!r}, neither a hal.device.Backend nor the path of a library"
+        )
     return made
+
+
+def _words(error: BaseException) -> str:
+    """hal's own errors say what is wrong by themselves; a stranger's may need its class to be understood."""
+    return str(error) if isinstance(error, HalError) else repr(error)
+
+
+def _rivals(name: str, claims: list[_Claim]) -> str:
+    return (
+        f"several packages or libraries call their backend {name!r}: {', '.join(map(str, claims))}; "
+        f"uninstall all but one, or take it out of HAL_PLUGIN_PATH"
+    )
 
 
 def _string(name: str, index: int) -> str:

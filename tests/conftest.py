@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hal.capi import include
 from hal_cpu_reference.device import Backend, Device
 
 
@@ -93,6 +94,71 @@ class Strangers:
 def strangers(tmp_path: Path) -> Strangers:
     """A folder to install backends into, and processes that find them."""
     return Strangers(tmp_path)
+
+
+# ---- backends in C
+
+
+class CPlugins:
+    """Builds backends in C, and runs processes that find them."""
+
+    examples = Path(__file__).resolve().parent.parent / "examples" / "vendor_c"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._built: dict[tuple[Any, ...], Path] = {}
+
+    def build(self, name: str, *sources: Path | str, flags: tuple[str, ...] = ()) -> Path:
+        """The library lib<name>.so of these C files, or of this C text; built once a session."""
+        known = self._built.get((name, sources, flags))
+        if known is not None:
+            return known
+        folder = self.folder / str(len(self._built))
+        folder.mkdir()
+        files = []
+        for i, source in enumerate(sources):
+            files.append(source if isinstance(source, Path) else folder / f"{i}.c")
+            if isinstance(source, str):
+                files[-1].write_text(source, encoding="utf-8")
+        strict = ["-std=c99", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-pedantic", "-Werror"]
+        command = ["cc", *strict, "-O2", "-shared", "-fPIC", f"-I{include()}", *flags, *map(str, files)]
+        target = folder / f"lib{name}.so"
+        done = subprocess.run([*command, "-o", str(target), "-lm", "-lpthread"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        self._built[name, sources, flags] = target
+        return target
+
+    def minimal(self) -> Path:
+        """The smallest example."""
+        return self.build("minimal", self.examples / "minimal.c")
+
+    def arena(self) -> Path:
+        """The complete example."""
+        return self.build("arena", *sorted((self.examples / "arena").glob("*.c")))
+
+    def python(
+        self, *arguments: str, plugins: Sequence[Path | str] = (), timeout: float = 300
+    ) -> subprocess.CompletedProcess[str]:
+        """Run Python where HAL_PLUGIN_PATH lists these libraries."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("HAL_")}
+        variables = {**kept, "HAL_PLUGIN_PATH": os.pathsep.join(map(str, plugins))}
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, env=variables, capture_output=True, text=True, encoding="utf-8", timeout=timeout)
+
+    def hal(
+        self, *arguments: str, plugins: Sequence[Path | str] = (), timeout: float = 300
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the program hal where HAL_PLUGIN_PATH lists these libraries."""
+        return self.python("-m", "hal", *arguments, plugins=plugins, timeout=timeout)
+
+
+@pytest.fixture(scope="session")
+def c_plugins(tmp_path_factory: pytest.TempPathFactory) -> CPlugins:
+    """Backends in C. Needs cffi and a C compiler."""
+    pytest.importorskip("cffi")
+    if os.name == "nt" or not shutil.which("cc"):
+        pytest.skip("needs a C compiler")
+    return CPlugins(tmp_path_factory.mktemp("c"))
 
 
 # ---- NVIDIA's driver, stood in for

@@ -23,7 +23,7 @@ CORE = (
     ("op",),
     ("ops",),
     ("device",),
-    ("cache", "configs", "dlpack", "settings"),
+    ("cache", "configs", "dlpack", "settings", "capi"),
     ("kernel",),
     ("array",),
     ("interop",),
@@ -38,7 +38,7 @@ LEVEL = {name: level for level, row in enumerate(CORE) for name in row}
 # Above the core: they import the core and each other. The core names none of them.
 ABOVE = frozenset(
     (
-        *("conformance", "tune", "capi", "torch", "onnx", "jax", "hf", "bench", "demo"),
+        *("conformance", "tune", "torch", "onnx", "jax", "hf", "bench", "demo"),
         *("terminal", "commands", "doctor", "cli", "__main__"),
     )
 )
@@ -183,7 +183,7 @@ BAD = {
     "relative": ("hal/ops/matmul.py", "from ..kernel import Kernel", "ops imports kernel"),
     "relative to the package": ("hal/op.py", "from . import device", "op imports device"),
     "beside": ("hal/cache.py", "import hal.configs", "cache imports configs"),
-    "core on what is above": ("hal/registry.py", "def f():\n    import hal.capi", "registry imports capi"),
+    "core on what is above": ("hal/registry.py", "def f():\n    import hal.tune", "registry imports tune"),
     "eagerly": ("hal/__init__.py", "import hal.torch", "__init__ imports torch"),
     "else of TYPE_CHECKING": (
         "hal/op.py",

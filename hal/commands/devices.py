@@ -99,6 +99,8 @@ def note(entry: DeviceEntry, default: str) -> str:
         return "default"
     if entry.props.get("checker"):
         return "checker: used only by name"
+    if entry.props.get("plugin"):
+        return "backend in C: used only by name"
     return "emulator: used only by name" if entry.priority < 0 else ""
 
 
