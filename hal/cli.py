@@ -74,6 +74,11 @@ COMMANDS = {
             "hal explain matmul --shapes 64x128,128x32:T --dtype float16 --device opencl:0 --dump kernels",
         ),
     ),
+    "new-backend": Command(
+        "hal.scaffold.command",
+        "write the package of a backend for a new chip, which can be judged at once",
+        ("hal new-backend acme --kind cuda-like", "hal new-backend acme --kind library --dir ~/work"),
+    ),
     "cache": Command(
         "hal.commands.cache",
         "show or empty the folder of compiled kernels",

@@ -38,7 +38,7 @@ LEVEL = {name: level for level, row in enumerate(CORE) for name in row}
 # Above the core: they import the core and each other. The core names none of them.
 ABOVE = frozenset(
     (
-        *("conformance", "tune", "torch", "onnx", "jax", "hf", "bench", "demo"),
+        *("conformance", "porting", "scaffold", "tune", "torch", "onnx", "jax", "hf", "bench", "demo"),
         *("terminal", "commands", "doctor", "cli", "__main__"),
     )
 )

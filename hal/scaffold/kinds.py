@@ -1,0 +1,73 @@
+"""The kinds of package: which templates make one, and what its README says of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hal.porting.functions import FUNCTIONS, Function
+from hal.porting.operators import COMPILED
+
+_WITHOUT_KERNELS = tuple(function for function in FUNCTIONS if function.name not in COMPILED)
+_ABOVE = (
+    ("pyproject.toml", "the package; its entry point makes hal find `@NAME@:0`"),
+    ("hal_@NAME@/__init__.py", "the backend"),
+    ("hal_@NAME@/driver.py", "the driver: @COUNT@ functions"),
+)
+_BELOW = (
+    ("profile.toml", "what the device is declared not to do, with reasons"),
+    ("tests/  ci.sh", "the judge, for pytest and for a CI job"),
+)
+_FOUND = "1. `find`, `properties`, `open`: then the device has its own name."
+_MEMORY = "2. `alloc`, `free`, `copy_in`, `copy_out`, `copy`, `synchronize`: all at once, since they share addresses."
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind.
+
+    folders: of templates; a later one's file wins. functions: those of its driver. tree: its files, for the README.
+    order: what to write, line by line.
+    """
+
+    summary: str
+    folders: tuple[str, ...]
+    functions: tuple[Function, ...] = FUNCTIONS
+    tree: tuple[tuple[str, str], ...] = ()
+    order: tuple[str, ...] = ()
+
+
+KINDS = {
+    "library": Kind(
+        "the operators are calls of the vendor's library",
+        ("common", "library"),
+        _WITHOUT_KERNELS,
+        (
+            *_ABOVE,
+            ("hal_@NAME@/device.py", "the device: which operators, by which calls"),
+            ("hal_@NAME@/operators.py", "a function for each operator, five in all"),
+            *_BELOW,
+        ),
+        (
+            _FOUND,
+            _MEMORY,
+            "3. The operators, one by one: matmul, softmax, log_softmax, rmsnorm, layernorm. Each counts as one more.",
+        ),
+    ),
+    "source": Kind(
+        "kernels of one's own",
+        ("common", "source"),
+        tree=(
+            *_ABOVE,
+            ("hal_@NAME@/device.py", "the device: which compiler, which algorithms"),
+            ("hal_@NAME@/rmsnorm.py", "a whole algorithm to copy: configs, kernels, schedule"),
+            *_BELOW,
+        ),
+        order=(
+            _FOUND,
+            _MEMORY,
+            "3. `build` in `device.py` (the compiler), then `load`, `function`, `launch`. From here on operators",
+            "   without a kernel of their own are refused; `profile.toml` declares them until they have one.",
+            "4. A file like `rmsnorm.py` for each operator, and its line in `device.py`.",
+        ),
+    ),
+}
