@@ -79,6 +79,11 @@ COMMANDS = {
         "write the package of a backend for a new chip, which can be judged at once",
         ("hal new-backend acme --kind cuda-like", "hal new-backend acme --kind library --dir ~/work"),
     ),
+    "abi": Command(
+        "hal.commands.abi",
+        "say what a backend in C provides, asked in a process of its own",
+        ("hal abi ./libacme.so", "hal abi ./libacme.so --json", "hal abi --include"),
+    ),
     "cache": Command(
         "hal.commands.cache",
         "show or empty the folder of compiled kernels",

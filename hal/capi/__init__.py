@@ -14,6 +14,6 @@ from __future__ import annotations
 
 from hal.capi.device import Backend
 from hal.capi.header import include
-from hal.capi.library import check_path, plugin_name
+from hal.capi.library import check_path, listen, plugin_name
 
-__all__ = ["Backend", "check_path", "include", "plugin_name"]
+__all__ = ["Backend", "check_path", "include", "listen", "plugin_name"]

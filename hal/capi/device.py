@@ -24,7 +24,6 @@ from hal.op import Op
 COMPUTED = frozenset((*FLOATS, "int8"))  # dtypes that operators are defined on
 MOST_DEVICES = 4096  # a larger count is no count
 _EVENTS = ("event_create", "event_record", "event_wait", "event_elapsed")
-_LAUNCH = "hal_status(*)(hal_plan *, const char *, const char *, hal_stream *)"  # op_launch, its buffers as bytes
 _log = logging.getLogger("hal.capi")
 
 
@@ -38,6 +37,7 @@ class Backend(BackendContract):
     name = ""
 
     def __init__(self, path: str | os.PathLike[str], name: str = "") -> None:
+        """name: another than the file's."""
         self.path = check_path(path)
         self.name = name or plugin_name(self.path)
         self._library: Library | None = None
@@ -113,7 +113,7 @@ class Device(DeviceContract):
         self.plans: weakref.WeakSet[Prepared] = weakref.WeakSet()
         self.workspace_lock = threading.Lock()
         self._workspace = (0, 0)  # bytes and handle
-        self.launch = library.ffi.cast(_LAUNCH, library.table.op_launch)
+        self.launch = library.launch
         self._in_place = bool(info.props["host_memory"])
         self._has_events = library.has(*_EVENTS)
         opened = library.ffi.new("hal_device **")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from hal.capi import header
 from hal.errors import (
@@ -18,10 +19,21 @@ from hal.errors import (
     UnsupportedError,
 )
 
+Trace: TypeAlias = Callable[[str], None]  # told the name of each C call before it, and an empty one behind it
 _ERRORS: dict[str, type[HalError]] = {"HAL_UNSUPPORTED": UnsupportedError, "HAL_OUT_OF_MEMORY": DeviceMemoryError}
+_LAUNCH = "hal_status(*)(hal_plan *, const char *, const char *, hal_stream *)"  # op_launch, its buffers as bytes
 _TEXT_BYTES = 1024  # of a library's error text
 _GUARD = b"\xa5" * 256  # behind a struct that the library fills
 _LARGEST_TABLE = 1 << 16  # bytes: a struct_size beyond it is no size
+
+
+_listener: Trace | None = None
+
+
+def listen(trace: Trace) -> None:
+    """From now on `trace` hears of every C call of the libraries that this process loads: it may be the last one."""
+    global _listener
+    _listener = trace
 
 
 def check_path(path: str | os.PathLike[str]) -> Path:
@@ -56,8 +68,11 @@ class Library:
         self.name = name or plugin_name(self.path)
         self.ffi = header.ffi()
         self._handle = _load(self.ffi, self.path)  # keeps the library in memory
-        self.table = self._table()
+        self.table: Any = self._table()
         self.minor = int(self.table.abi_minor)
+        self.launch = self.ffi.cast(_LAUNCH, self.table.op_launch)
+        if _listener is not None:
+            self.table, self.launch = Traced(self, _listener), traced(self.launch, "op_launch", _listener)
 
     def _table(self) -> Any:
         ffi, (major, minor) = self.ffi, header.version()
@@ -65,7 +80,7 @@ class Library:
             get = getattr(self._handle, header.SYMBOL)
         except AttributeError:
             raise AbiMismatch(f"{self.path} is no backend for hal: it has no symbol {header.SYMBOL}") from None
-        given = get(major, minor)
+        given = traced(get, header.SYMBOL, _listener)(major, minor) if _listener else get(major, minor)
         if given == ffi.NULL:
             raise AbiMismatch(f"{self.path} does not serve version {major}.{minor} of hal's C interface: it says so")
         size, full = int(given.struct_size), ffi.sizeof("hal_backend")
@@ -87,7 +102,7 @@ class Library:
     def functions(self) -> dict[str, bool]:
         """Each function of the interface, and whether it is provided."""
         members = self.ffi.typeof("hal_backend").fields
-        return {name: bool(getattr(self.table, name)) for name, member in members if member.type.kind == "pointer"}
+        return {name: bool(getattr(self.table, name)) for name, member in members if member.type.kind == "function"}
 
     def has(self, *functions: str) -> bool:
         """Whether all of these are provided."""
@@ -119,6 +134,30 @@ class Library:
         room = self.ffi.new("char[]", _TEXT_BYTES)
         self.table.error_text(status, room, _TEXT_BYTES)
         return self.text(room)
+
+
+class Traced:
+    """A table that says which of its functions is called. Whoever ends the process is known by then."""
+
+    def __init__(self, library: Library, trace: Trace) -> None:
+        self._table, self._trace, self._provided = library.table, trace, library.functions()
+
+    def __getattr__(self, name: str) -> Any:
+        member = getattr(self._table, name)
+        return traced(member, name, self._trace) if self._provided.get(name) else member
+
+
+def traced(function: Callable[..., Any], name: str, trace: Trace) -> Callable[..., Any]:
+    """The function between two words to `trace`."""
+
+    def call(*arguments: Any) -> Any:
+        trace(name)
+        try:
+            return function(*arguments)
+        finally:
+            trace("")
+
+    return call
 
 
 class Answer:
