@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from hal.errors import CompileError
 from hal_nvidia_ptx.emulator import machine, memory, program
-from hal_nvidia_ptx.emulator.syntax import DTYPE
+from hal_nvidia_ptx.emulator.syntax import DTYPE as REGISTERS
 
 Array = NDArray[Any]
+DTYPE = REGISTERS | {"f16": np.dtype(np.float16)}  # halves are looked at as values here
 LANES = 512
 
 KERNEL = """
@@ -387,7 +388,7 @@ def test_packed_halves_and_pairs_of_floats() -> None:
         ("frobnicate.b32 %d, %a;", "does not know the instruction frobnicate.b32"),
         ("add.s32 %d, %a;", "3 operands are needed, 2 given"),
         ("add.s32 %d, %a, %zz;", "register %zz is not declared"),
-        ("add.s64 %d, %a, %b;", "too narrow or of another kind"),
+        ("add.s64 %d, %a, %b;", ".s64 is wanted"),
         ("cvt.u32.f32 %d, %a;", "rounding"),
         ("setp.lo.s32 %p, %a, %b;", "unsigned"),
         ("bra NOWHERE;", "no label"),

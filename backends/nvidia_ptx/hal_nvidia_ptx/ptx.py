@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from hal_nvidia_ptx.requirements import requirement
 from hal_nvidia_ptx.target import TARGETS
 
 Operand: TypeAlias = "Register | Address | str | int | float | Sequence[Register | str | int | float]"
@@ -35,36 +36,6 @@ WIDTHS = {"pred": 1, "b8": 8, "b16": 16, "b32": 32, "b64": 64, "f16": 16, "f32":
 }
 FLOATS = ("f32", "f64")
 COMMENT_COLUMN = 68
-
-# What needs more than .version 6.3 and .target sm_75: a pattern of opcodes, the lowest version, the lowest target. From
-# the "PTX ISA Notes" and "Target ISA Notes" of each instruction in the PTX ISA document.
-REQUIREMENTS: tuple[tuple[str, tuple[int, int], int], ...] = (
-    (r"ldmatrix\.|mma\.sync\.aligned\.(m16n8k8|m8n8k16)", (6, 5), 75),
-    (r"cvt\.pack\.", (6, 5), 72),
-    (r"mma\.sync\.aligned\.(m16n8k16|m16n8k32|m16n8k8\.row\.col\.f32\.(bf16|tf32)|m8n8k4\.row\.col\.f64)", (7, 0), 80),
-    (r"mma\.sync\.aligned\.m16n8k(4|8|16)\.row\.col\.f64", (7, 8), 90),
-    (r"mma\.sync\.aligned\.m16n8k\d+\.row\.col\.f(16|32)\.e[45]m[23]", (8, 4), 89),
-    (r"cp\.async\.(ca|cg|commit_group|wait_group|wait_all|mbarrier)", (7, 0), 80),
-    (r"cp\.async\.bulk", (8, 0), 90),
-    (r"cvt\.[a-z.]*bf16(x2)?\.|cvt\.rna\.tf32|cvt\.rn\.f16x2\.f32", (7, 0), 80),
-    (r"cvt\.f32\.bf16", (7, 1), 80),
-    (r"(fma|add|sub|mul|min|max)\.[a-z.]*bf16", (7, 0), 80),
-    (r"(min|max)\.(ftz\.)?(NaN|f16)", (7, 0), 80),
-    (r"(min|max)\.(ftz\.)?xorsign", (7, 2), 86),
-    (r"(tanh|ex2)\.approx\.(f16|f32)", (7, 0), 75),
-    (r"(tanh|ex2)\.approx\.(ftz\.)?bf16", (7, 8), 90),
-    (r"redux\.sync", (7, 0), 80),
-    (r"(ld|st)\.[a-z0-9_.:]*L[12]::", (7, 4), 75),
-    (r"(ld|st|cp)\.[a-z0-9_.:]*(cache_hint|L2::256B)", (7, 4), 80),
-    (r"createpolicy", (7, 4), 80),
-    (r"mbarrier\.(init|inval|arrive|test_wait)", (7, 0), 80),
-    (r"mbarrier\.try_wait|griddepcontrol|stmatrix|fence\.proxy|barrier\.cluster", (7, 8), 90),
-    (r"movmatrix", (7, 8), 75),
-    (r"elect\.sync|mbarrier\.[a-z_.]*expect_tx|fence\.mbarrier_init", (8, 0), 90),
-    (r"mapa\.|setmaxnreg", (8, 0), 90),
-    (r"st\.async", (8, 1), 90),
-)
-_REQUIREMENTS = [(re.compile(pattern), version, sm) for pattern, version, sm in REQUIREMENTS]
 
 # Opcodes all of whose register operands have the instruction's type: an .f32 addition of a .b32 register would be
 # accepted by the assembler, and mean something else.
@@ -213,7 +184,7 @@ class Entry:
 
         Python numbers become literals of the opcode's last type; a sequence becomes a vector operand.
         """
-        self._require(opcode)
+        self._require(opcode, len(operands))
         if _UNIFORM.match(opcode):
             self._check_types(opcode, operands)
         kind = opcode.rpartition(".")[2]
@@ -237,10 +208,9 @@ class Entry:
         self(opcode, register, *operands, when=when, unless=unless, note=note)
         return register
 
-    def _require(self, opcode: str) -> None:
-        for pattern, version, sm in _REQUIREMENTS:
-            if pattern.match(opcode):
-                self.version, self.sm = max(self.version, version), max(self.sm, sm)
+    def _require(self, opcode: str, operands: int) -> None:
+        needs = requirement(opcode, operands)
+        self.version, self.sm = max(self.version, needs.version), max(self.sm, needs.sm)
 
     def _check_types(self, opcode: str, operands: Sequence[Operand]) -> None:
         kind = opcode.rpartition(".")[2]

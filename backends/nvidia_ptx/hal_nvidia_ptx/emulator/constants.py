@@ -7,7 +7,7 @@ that its member mask or shift amount is one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,9 +20,12 @@ _UNSIGNED = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 def propagated(
-    instructions: Sequence[Instruction], effects: Sequence[Effect], unassigned: Collection[str]
+    instructions: Sequence[Instruction],
+    effects: Sequence[Effect],
+    unassigned: Collection[str],
+    registers: Mapping[str, str],
 ) -> list[Instruction]:
-    """The instructions with constants in place of such registers."""
+    """The instructions with constants in place of such registers; registers: their types by name."""
     count = Counter(name for effect in effects for name in effect.writes)
     values = {}
     for ins in instructions:
@@ -31,7 +34,7 @@ def propagated(
             if isinstance(source, Imm) and isinstance(target, Reg) and count[target.name] == 1:
                 value = _bits(source, ins.parts[-1])
                 if value is not None and target.name not in unassigned:
-                    values[target.name] = value
+                    values[target.name] = replace(value, kind=registers.get(target.name, ""))
     if not values:
         return list(instructions)
     return [

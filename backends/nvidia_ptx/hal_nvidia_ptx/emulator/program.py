@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -11,10 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hal_nvidia_ptx.emulator import accumulators, instructions
+from hal_nvidia_ptx.emulator.agreement import CLASSES, agrees, constant_agrees, special_agrees, symbol_agrees
 from hal_nvidia_ptx.emulator.assigned import unassigned
 from hal_nvidia_ptx.emulator.constants import propagated
 from hal_nvidia_ptx.emulator.effects import effect
+from hal_nvidia_ptx.emulator.forms import complaint
 from hal_nvidia_ptx.emulator.guards import checked, converged, guarded
+from hal_nvidia_ptx.emulator.header import check_instruction
 from hal_nvidia_ptx.emulator.inline import inline
 from hal_nvidia_ptx.emulator.instructions import Handler, Op
 from hal_nvidia_ptx.emulator.lanes import Lanes
@@ -87,7 +90,7 @@ class Program:
         self.handlers = [self._handler(ins) for ins in self.instructions]
         self.effects = [effect(ins, handler) for ins, handler in zip(self.instructions, self.handlers, strict=True)]
         self.unassigned = unassigned(self.function, self.effects)
-        self.instructions = propagated(self.instructions, self.effects, self.unassigned)
+        self.instructions = propagated(self.instructions, self.effects, self.unassigned, self.function.registers)
         self.ops: list[Op] = [self._op(ins) for ins in self.instructions]
         accumulators.watch(self)
         self.tails: dict[int, list[Op]] = {}
@@ -97,13 +100,35 @@ class Program:
 
     # What builders call.
 
-    def source(self, ins: Instruction, operand: int | Operand, kind: Kind) -> int:
+    def source(self, ins: Instruction, operand: int | Operand, kind: Kind, wider: bool = False) -> int:
         """The slot of an operand (or of the operand of that index) that is read as a type.
 
-        Of a wider register it is the low part; a constant is converted; a variable's name is its address.
+        wider: of a wider register it is the low part. A constant is converted; a variable's name is its address. Types
+        have to agree (agreement.py) where `kind` is a type of PTX; a dtype is how the machine looks at an operand.
         """
         if isinstance(operand, int):
             operand = self.operand(ins, operand)
+        if isinstance(kind, str):
+            self._check_type(ins, operand, kind, wider)
+        return self._slot(ins, operand, kind)
+
+    def _check_type(self, ins: Instruction, operand: Operand, kind: str, wider: bool) -> None:
+        if type(operand) is Reg:
+            declared = self.function.registers.get(operand.name)
+            if declared is None:
+                mov = ins.parts[0] == "mov" or (ins.parts[0] == "cvt" and CLASSES.get(ins.parts[-2]) == "integer")
+                copied = mov and special_agrees(operand.name, kind)
+                if operand.name in SPECIAL and not copied:
+                    raise ins.error(f"{operand} cannot be read here: a special register is read by mov of its size")
+            elif not agrees(declared, kind, wider):
+                raise ins.error(f"{operand} is .{declared}, .{kind} is wanted")
+        elif type(operand) is Symbol and not symbol_agrees(ins.parts[0], kind):
+            raise ins.error(f"{operand} cannot be read here: an address is read by mov of its size")
+        elif type(operand) is Imm and not constant_agrees(operand, kind, wider):
+            given = f"a .{operand.kind} register's value" if operand.kind else f"the constant {operand}"
+            raise ins.error(f"{given} cannot stand for .{kind}")
+
+    def _slot(self, ins: Instruction, operand: Operand, kind: Kind) -> int:
         # Constants by their text: 0.0 and -0.0 are equal.
         name = operand.name if type(operand) is Reg else repr(operand) if type(operand) is Imm else operand
         quick = (name, kind)
@@ -117,21 +142,28 @@ class Program:
             self._slots[quick] = slot
         return slot
 
-    def dest(self, ins: Instruction, operand: int | Operand, kind: Kind) -> int:
-        """The slot of a register that is written. A wider register is written whole: values get extended."""
+    def dest(self, ins: Instruction, operand: int | Operand, kind: Kind, wider: bool = False) -> int:
+        """The slot of a register that is written. A wider register is written whole: integers get extended."""
         if isinstance(operand, int):
             operand = self.operand(ins, operand)
         if isinstance(operand, Sink):
             return self.scratch(kind)
-        if not isinstance(operand, Reg) or operand.name not in self.function.registers:
-            raise ins.error(f"{operand} is no register that can be written")
-        dtype = DTYPE[kind] if isinstance(kind, str) else kind
-        own = DTYPE[self.function.registers[operand.name]]
-        if own.itemsize > dtype.itemsize and dtype.kind in "iu":
+        if isinstance(kind, str):
+            self.check_result(ins, operand, kind, wider)
+        own, dtype = DTYPE[self.kind(operand)], DTYPE[kind] if isinstance(kind, str) else kind
+        if own.itemsize > dtype.itemsize:
+            if dtype.kind == "f":
+                raise ins.error(f"{operand} is wider than .{kind}: the emulator does not know this")
             dtype = np.dtype(f"{dtype.kind}{own.itemsize}")
-        if own.itemsize != dtype.itemsize or (own.kind == "b") != (dtype.kind == "b"):
-            raise ins.error(f"{operand} is .{self.function.registers[operand.name]}, not {dtype}")
-        return self.source(ins, operand, dtype)
+        return self._slot(ins, operand, dtype)
+
+    def check_result(self, ins: Instruction, operand: Operand, kind: str, wider: bool = False) -> None:
+        """Raises PtxError for what is no register, or none that a result of this type may go to."""
+        declared = self.kind(operand)
+        if not declared:
+            raise ins.error(f"{operand} is no register that can be written")
+        if not agrees(declared, kind, wider):
+            raise ins.error(f"{operand} is .{declared}, the result is .{kind}")
 
     def scratch(self, kind: Kind) -> int:
         """A slot that nobody reads: where `_` goes."""
@@ -156,7 +188,15 @@ class Program:
         items = operand.items if isinstance(operand, Vector) else (operand,)
         if count is not None and len(items) != count:
             raise ins.error(f"{count} registers are needed, {len(items)} given")
+        if len(items) > 1:
+            self._check_vector(ins, items)
         return items
+
+    def _check_vector(self, ins: Instruction, items: Sequence[Operand]) -> None:
+        """Floats and integers do not mix in one vector."""
+        classes = {CLASSES.get(kind, "") for kind in map(self.kind, items)} - {""}
+        if len(classes) > 1:
+            raise ins.error(f"a vector of registers of different types: {' and '.join(sorted(classes))}")
 
     def address(self, ins: Instruction, operand: int | Operand) -> Address:
         """The address of [base + offset], or of a bare register or variable."""
@@ -205,6 +245,10 @@ class Program:
         handler = instructions.find(ins.opcode)
         if handler is None:
             raise ins.error(f"the emulator does not know the instruction {ins.opcode}")
+        wrong = complaint(ins.parts)
+        if wrong:
+            raise ins.error(wrong)
+        check_instruction(self.module, ins)
         return handler
 
     def _op(self, ins: Instruction) -> Op:
@@ -240,7 +284,7 @@ class Program:
         kind = self.function.registers.get(name)
         if kind is None:
             if name not in SPECIAL:
-                raise ins.error(f"{name} is no register")
+                raise ins.error(f"register {name} is not declared")
             return SpecialSlot(name, dtype)
         own = DTYPE[kind]
         if own.itemsize < dtype.itemsize or (own.kind == "b") != (dtype.kind == "b"):

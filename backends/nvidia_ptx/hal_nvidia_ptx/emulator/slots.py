@@ -109,8 +109,6 @@ def constant(number: Imm, dtype: np.dtype[Any]) -> Array:
         return np.array([bool(value)])
     if dtype.kind == "f" and number.bits == RAW and isinstance(value, int):
         return np.array([value], f"u{dtype.itemsize}").view(dtype)
-    if dtype.kind == "f" and dtype.itemsize == 2 and isinstance(value, int):
-        return np.array([value & 0xFFFF], np.uint16).view(dtype)
     if dtype.kind == "f":
         return np.array([value], np.float64).astype(dtype)
     if isinstance(value, float):

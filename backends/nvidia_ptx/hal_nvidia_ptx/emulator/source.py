@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from hal_nvidia_ptx.emulator.declarations import LINKAGE, SPACES, Head, array_of, declared, initial_bytes
+from hal_nvidia_ptx.emulator.header import check_head, read
 from hal_nvidia_ptx.emulator.operands import Names, Scope, parse_operand, split
 from hal_nvidia_ptx.emulator.syntax import (
     WIDTH,
@@ -36,7 +37,8 @@ _TUNING = frozenset(
     ["maxntid", "reqntid", "minnctapersm", "maxnreg", "maxnctapersm", "reqnctapercluster", "explicitcluster"]
     + ["maxclusterrank", "noreturn", "blocksareclusters", "pragma"]
 )
-_TO_LINE_END = frozenset(("loc", "file", "address_size", "target", "version"))
+_TO_LINE_END = frozenset(("loc", "file"))
+_HEADER = frozenset(("address_size", "target", "version"))
 
 Result = TypeVar("Result")
 
@@ -82,8 +84,7 @@ class _Parser:
                 self._directive(found[7], found.start(7))
         if self.function is not None:
             self.fail(f"the body of {self.function.name} has no end", end)
-        if not self.result.version[0]:
-            raise PtxError("the text has no .version", 1, self.lines[0] if self.lines else "")
+        check_head(self.result)
         return self.result
 
     def at(self, position: int) -> int:
@@ -180,8 +181,8 @@ class _Parser:
             self._declare(name, position)
         elif name == "entry" or name == "func":
             self._function(name == "entry", position)
-        elif name == "version" or name == "target":
-            self._word(name, position)
+        elif name in _HEADER:
+            self.pos = self._located(self.at(position), read, self.result, name, self.text, self.pos)
         elif name in _TO_LINE_END:
             self.pos = self._line_end()
         elif name in LINKAGE:
@@ -196,18 +197,6 @@ class _Parser:
     def _line_end(self) -> int:
         end = self.text.find("\n", self.pos)
         return len(self.text) if end < 0 else end
-
-    def _word(self, name: str, position: int) -> None:
-        found = re.compile(r"\s*([\w.]+)(?:\s*,\s*\w+)*").match(self.text, self.pos)
-        if found is None:
-            self.fail(f".{name} of what?", position)
-            return
-        self.pos = found.end()
-        if name == "target":
-            self.result.target = found[1]
-        else:
-            major, _, minor = found[1].partition(".")
-            self.result.version = (int(major), int(minor or 0))
 
     def _function(self, entry: bool, position: int) -> None:
         found = _HEAD.match(self.text, self.pos)
@@ -262,7 +251,7 @@ class _Parser:
         try:
             return parse(*arguments)
         except PtxError as error:
-            raise PtxError(str(error).partition("\n")[0], line, self.lines[line - 1]) from None
+            raise PtxError(str(error), line, self.lines[line - 1]) from None
 
     def _declare(self, space: str, position: int) -> None:
         line = self.at(position)

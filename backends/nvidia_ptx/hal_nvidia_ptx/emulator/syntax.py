@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from hal.errors import CompileError
+from hal.errors import CompileError, HalError
 
 
 class PtxError(CompileError):
@@ -15,8 +15,8 @@ class PtxError(CompileError):
 
     def __init__(self, message: str, line: int = 0, text: str = "") -> None:
         where = f"line {line}: " if line else ""
-        super().__init__(where + message, log=f"{where}{text.strip()}" if text else "")
-        self.line = line
+        HalError.__init__(self, where + message)  # CompileError's own adds the source, which the reader has at hand
+        self.line, self.log, self.source = line, f"{where}{text.strip()}" if text else "", ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class Imm:
 
     value: int | float
     bits: int = 0  # 32 for 0f…, 64 for 0d… and decimals with a point, 0 for integers, RAW for a register's bits
+    kind: str = ""  # the type of the register that it stands for
 
     def __str__(self) -> str:
         return str(self.value)
@@ -215,12 +216,12 @@ WIDTH = {
     "f32x2": 8, "b128": 16,
 }  # fmt: skip
 
-# The NumPy dtype in which a register or value of a PTX type is kept. bf16 and packed types are kept as their bits.
+# The NumPy dtype in which a register or value of a PTX type is kept. Halves and packed types are kept as their bits.
 DTYPE: dict[str, np.dtype[Any]] = {
     name: np.dtype(kind)
     for name, kind in {
         "pred": np.bool_, "b8": np.uint8, "u8": np.uint8, "s8": np.int8, "b16": np.uint16, "u16": np.uint16,
-        "s16": np.int16, "f16": np.float16, "bf16": np.uint16, "e4m3x2": np.uint16, "e5m2x2": np.uint16,
+        "s16": np.int16, "f16": np.uint16, "bf16": np.uint16, "e4m3x2": np.uint16, "e5m2x2": np.uint16,
         "b32": np.uint32, "u32": np.uint32, "s32": np.int32, "f32": np.float32, "f16x2": np.uint32,
         "bf16x2": np.uint32, "tf32": np.uint32, "b64": np.uint64, "u64": np.uint64, "s64": np.int64, "f64": np.float64,
         "f32x2": np.uint64,

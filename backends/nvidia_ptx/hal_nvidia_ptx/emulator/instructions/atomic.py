@@ -22,6 +22,15 @@ Combine: TypeAlias = "Callable[[Array, Array, Array], Array]"
 
 _SPACES = ("global", "shared", "shared::cta", "shared::cluster")
 _OPERATIONS = ("add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec")
+TYPES = {
+    "add": "u32 s32 u64 f32 f64 f16 f16x2 bf16 bf16x2",
+    "min": "u32 s32 u64 s64 f16 f16x2 bf16 bf16x2",
+    "max": "u32 s32 u64 s64 f16 f16x2 bf16 bf16x2",
+    "exch": "b32 b64",
+    "cas": "b16 b32 b64",
+    "inc": "u32",
+    "dec": "u32",
+} | dict.fromkeys(("and", "or", "xor"), "b32 b64")
 _HALVES = {"f16": "f16", "f16x2": "f16", "bf16": "bf16", "bf16x2": "bf16"}
 
 
@@ -40,6 +49,10 @@ def _build(ins: Instruction, program: Program, writes: int) -> Op:
     kind = ins.parts[-1]
     if not operation or kind == "b128":
         raise ins.error("the emulator does not know this atomic operation")
+    if kind not in TYPES[operation].split() or (operation in ("exch", "cas") and not writes):
+        raise ins.error(f"{ins.parts[0]} has no .{operation} of type .{kind}")
+    if not writes and ins.has("acquire", "acq_rel"):
+        raise ins.error("red reads nothing that it could acquire: .relaxed or .release")
     inputs = 2 if operation == "cas" else 1
     program.count(ins, writes + 1 + inputs + ins.has("L2::cache_hint"))
     width = next((int(part[1:]) for part in ins.parts if part in ("v2", "v4", "v8")), 1)

@@ -93,10 +93,13 @@ def _shift(ins: Instruction, program: Program) -> Op:
     bits = 8 * DTYPE[kind].itemsize
     if not left and kind[0] == "b":
         kind = f"u{bits}"
-    value, result = program.source(ins, 1, kind), program.dest(ins, 0, kind)
+    value, result = program.source(ins, 1, ins.parts[-1]), program.dest(ins, 0, ins.parts[-1])
+    if kind != ins.parts[-1]:
+        value, result = program.source(ins, 1, DTYPE[kind]), program.dest(ins, 0, DTYPE[kind])
     operand = program.operand(ins, 2)
     function: Callable[..., Any] = np.left_shift if left else np.right_shift
     if isinstance(operand, Imm):
+        program.source(ins, operand, "u32")
         amount = int(operand.value) & 0xFFFFFFFF
         sources = [value, program.source(ins, Imm(min(amount, bits - 1)), kind)]
         if amount >= bits and (left or kind[0] != "s"):

@@ -21,6 +21,8 @@ _ORDERED: dict[str, Function] = {
     "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
     "lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal,
 }  # fmt: skip
+_TYPES = frozenset(("f16", "f16x2", "bf16", "bf16x2", "f32", "f64"))
+_TYPES |= {f"{sign}{bits}" for sign in "bus" for bits in (16, 32, 64)}
 _COMBINE: dict[str, Function] = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}
 
 
@@ -46,8 +48,12 @@ def comparison(name: str, kind: str) -> Function:
 def _compare(parts: tuple[str, ...]) -> tuple[Function, str]:
     """(function, type of the operands' slots)"""
     kind = parts[-1]
+    if kind not in _TYPES:
+        raise ValueError(f"type .{kind}")
+    if kind[0] == "b" and kind not in HALVES and parts[1] not in ("eq", "ne"):
+        raise ValueError(f".{kind} has no order: .eq or .ne")
     if kind in HALVES and kind not in PACKED:
-        return _of_halves(comparison(parts[1], "f32"), HALVES[kind]), "b16"
+        return _of_halves(comparison(parts[1], "f32"), HALVES[kind]), kind
     name = parts[1]
     if name in ("lo", "ls", "hi", "hs") and kind[0] != "u" and kind[0] != "b":
         raise ValueError(f".{name} is for unsigned integers")
@@ -116,7 +122,7 @@ def _setp_packed(ins: Instruction, program: Program) -> Op:
     target = program.operand(ins, 0)
     if not isinstance(target, Pair):
         raise ins.error("two predicates p|q are needed")
-    a, b = program.source(ins, 1, "b32"), program.source(ins, 2, "b32")
+    a, b = program.source(ins, 1, ins.parts[-1]), program.source(ins, 2, ins.parts[-1])
     p, q = program.dest(ins, target.first, "pred"), program.dest(ins, target.second, "pred")
 
     def run(run: object, lanes: Lanes) -> None:
@@ -147,10 +153,10 @@ def _set(parts: tuple[str, ...]) -> Simple:
     if kind in PACKED:
         one = np.uint16(_TRUE[result] & 0xFFFF)
         narrow = _of_halves(comparison(parts[1], "f32"), HALVES[kind])
-        return Simple(halves(lambda a, b: narrow(a, b) * one, kind), "b32", ("b32", "b32"))
+        return Simple(halves(lambda a, b: narrow(a, b) * one, kind), result, (kind, kind))
     function, source = _compare(parts)
     yes = DTYPE[f"u{bits}"].type(_TRUE[result])
-    return Simple(lambda a, b, out: np.copyto(out, function(a, b) * yes), f"b{bits}", (source, source))
+    return Simple(lambda a, b, out: np.copyto(out.view(yes.dtype), function(a, b) * yes), result, (source, source))
 
 
 @instruction("selp", guarded=True)

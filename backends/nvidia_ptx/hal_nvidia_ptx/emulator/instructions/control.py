@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from hal_nvidia_ptx.emulator.instructions import Op, instruction
-from hal_nvidia_ptx.emulator.lanes import Array, Lanes
+from hal_nvidia_ptx.emulator.lanes import WARP, Array, Lanes
 from hal_nvidia_ptx.emulator.machine import Run, Stop
 from hal_nvidia_ptx.emulator.program import Program
-from hal_nvidia_ptx.emulator.syntax import Instruction, Not, Symbol
+from hal_nvidia_ptx.emulator.syntax import Imm, Instruction, Not, Symbol
+
+BARRIERS = 16  # of a CTA
 
 
 @instruction("bra", writes=0, guarded=True)
@@ -101,6 +103,11 @@ def _pass(run: Run, lanes: Lanes) -> None:
 @instruction("membar", "fence", writes=0)
 def _fence(ins: Instruction, program: Program) -> Op:
     kind = ins.opcode.partition(".")[2]
+    if ins.parts[0] == "membar" and kind not in ("cta", "gl", "sys") and not kind.startswith("proxy"):
+        raise ins.error("membar is .cta, .gl or .sys")
+    scoped = "proxy" in kind or ins.has("cta", "cluster", "gpu", "sys")
+    if ins.parts[0] == "fence" and not scoped:
+        raise ins.error("fence needs a scope: .cta .cluster .gpu .sys")
 
     def run_fence(run: Run, lanes: Lanes) -> None:
         if run.hazards is not None:
@@ -113,6 +120,20 @@ def _aligned(ins: Instruction) -> bool:
     return ins.opcode.startswith("bar.") or ins.has("aligned")
 
 
+def _number(ins: Instruction, program: Program, index: int) -> int:
+    operand = program.operand(ins, index)
+    if isinstance(operand, Imm) and not 0 <= operand.value < BARRIERS:
+        raise ins.error(f"barrier {operand}: a CTA has the barriers 0 to {BARRIERS - 1}")
+    return program.source(ins, operand, "u32")
+
+
+def _threads(ins: Instruction, program: Program, index: int) -> int:
+    operand = program.operand(ins, index)
+    if isinstance(operand, Imm) and operand.value % WARP:
+        raise ins.error(f"{operand} threads: a barrier takes whole warps, multiples of {WARP}")
+    return program.source(ins, operand, "u32")
+
+
 @instruction("bar.sync", "bar.cta.sync", "barrier.sync", "barrier.cta.sync", writes=0, aligned=_aligned)
 @instruction("bar.arrive", "bar.cta.arrive", "barrier.arrive", "barrier.cta.arrive", writes=0, aligned=_aligned)
 def _barrier(ins: Instruction, program: Program) -> Op:
@@ -120,8 +141,8 @@ def _barrier(ins: Instruction, program: Program) -> Op:
     waits = "sync" in ins.parts
     if not waits:
         program.count(ins, 2)
-    which = program.source(ins, 0, "u32")
-    threads = program.source(ins, 1, "u32") if len(ins.operands) > 1 else None
+    which = _number(ins, program, 0)
+    threads = _threads(ins, program, 1) if len(ins.operands) > 1 else None
 
     def run_barrier(run: Run, lanes: Lanes) -> bool:
         return _arrive(run, ins, lanes, which, threads, waits, None)
@@ -134,8 +155,8 @@ def _barrier_red(ins: Instruction, program: Program) -> Op:
     program.count(ins, 3, 4)
     how = next(each for each in ins.parts if each in ("popc", "and", "or"))
     result = program.dest(ins, 0, "u32" if how == "popc" else "pred")
-    which = program.source(ins, 1, "u32")
-    threads = program.source(ins, 2, "u32") if len(ins.operands) == 4 else None
+    which = _number(ins, program, 1)
+    threads = _threads(ins, program, 2) if len(ins.operands) == 4 else None
     operand = program.operand(ins, -1)
     negated = isinstance(operand, Not)
     predicate = program.source(ins, operand.operand if isinstance(operand, Not) else operand, "pred")

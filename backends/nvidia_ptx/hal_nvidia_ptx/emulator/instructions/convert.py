@@ -12,20 +12,11 @@ from hal_nvidia_ptx.emulator.instructions import Op, instruction
 from hal_nvidia_ptx.emulator.instructions.scalar import plain, predicated
 from hal_nvidia_ptx.emulator.lanes import Array
 from hal_nvidia_ptx.emulator.program import Program
-from hal_nvidia_ptx.emulator.syntax import DTYPE, Instruction
+from hal_nvidia_ptx.emulator.syntax import DTYPE, WIDTH, Instruction
 
 INTEGERS = frozenset(f"{sign}{bits}" for sign in "su" for bits in (8, 16, 32, 64))
 NARROW = frozenset(("f16", "bf16", "tf32"))
 PAIRS = {"f16x2": "f16", "bf16x2": "bf16", "e4m3x2": "e4m3", "e5m2x2": "e5m2"}
-REGISTER = {
-    "f16": "b16",
-    "bf16": "b16",
-    "tf32": "b32",
-    "f16x2": "b32",
-    "bf16x2": "b32",
-    "e4m3x2": "b16",
-    "e5m2x2": "b16",
-}
 ROUNDINGS = ("rn", "rz", "rm", "rp", "rna", "rni", "rzi", "rmi", "rpi")
 Convert = Callable[[Array], Array]
 
@@ -41,14 +32,14 @@ def _cvt(ins: Instruction, program: Program) -> Op:
         kinds = ["f32", "f32"]
     elif target in PAIRS or source in PAIRS:
         program.count(ins, 2)
-        function, kinds = _unpack(target, source, parts), [REGISTER[source]]
+        function, kinds = _unpack(target, source, parts), [source]
     else:
         program.count(ins, 2)
         convert = _convert(parts, target, source)
-        kinds = [REGISTER.get(source, source)]
+        kinds = [source]
         function = lambda a, out: np.copyto(out, convert(a), casting="unsafe")  # noqa: E731
-    sources = [program.source(ins, 1 + i, kind) for i, kind in enumerate(kinds)]
-    result = program.dest(ins, 0, REGISTER.get(target, target))
+    sources = [program.source(ins, 1 + i, kind, wider=True) for i, kind in enumerate(kinds)]
+    result = program.dest(ins, 0, target, wider=True)
     if ins.guard is None:
         return plain(function, sources, result)
     return predicated(function, sources, [result], program.source(ins, ins.guard, "pred"), ins.guard_not)
@@ -88,8 +79,24 @@ def _unpack(target: str, source: str, parts: tuple[str, ...]) -> Callable[..., N
     return run
 
 
+def _check_rounding(rounding: str, target: str, source: str) -> None:
+    """A conversion that may lose bits says how it rounds, and no other does."""
+    whole, exact = rounding.endswith("i"), target in INTEGERS and source in INTEGERS
+    if source in INTEGERS or target in INTEGERS:
+        good = not rounding if exact else bool(rounding) and whole == (target in INTEGERS)
+    elif target == source:
+        good = whole or not rounding
+    elif WIDTH[target] > WIDTH[source]:
+        good = not rounding
+    else:
+        good = (bool(rounding) and not whole) or {target, source} == {"f16", "bf16"}
+    if not good:
+        raise ValueError(f"rounding .{rounding} from .{source} to .{target}" if rounding else "a rounding is needed")
+
+
 def _convert(parts: tuple[str, ...], target: str, source: str) -> Convert:
     sat, rounding = "sat" in parts, _rounding(parts)
+    _check_rounding(rounding, target, source)
     if target in INTEGERS and source in INTEGERS:
         return _integers(target, sat)
     if target in INTEGERS:
@@ -123,9 +130,7 @@ def _wide(source: str, ftz: bool) -> Convert:
 
 
 def _float_to_integer(parts: tuple[str, ...], target: str, source: str, rounding: str) -> Convert:
-    mode = cast(Any, rounding[:2] or "rz")
-    if rounding not in ("rni", "rzi", "rmi", "rpi"):
-        raise ValueError("a rounding .rni, .rzi, .rmi or .rpi is needed")
+    mode = cast(Any, rounding[:2])
     wide = _wide(source, "ftz" in parts)
     dtype = cast(Any, DTYPE[target].type)
     return lambda a: formats.to_integer(wide(a), dtype, mode)

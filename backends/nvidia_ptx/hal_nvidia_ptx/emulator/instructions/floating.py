@@ -14,7 +14,7 @@ from hal_nvidia_ptx.emulator.instructions import Op, instruction, integer
 from hal_nvidia_ptx.emulator.instructions.scalar import Simple, build, simple
 from hal_nvidia_ptx.emulator.lanes import Array
 from hal_nvidia_ptx.emulator.program import Program
-from hal_nvidia_ptx.emulator.syntax import DTYPE, Instruction
+from hal_nvidia_ptx.emulator.syntax import Instruction
 
 Parts = tuple[str, ...]
 Function = Callable[..., Any]
@@ -27,12 +27,6 @@ _NEAREST32: dict[str, Function] = {"add": np.add, "sub": np.subtract, "mul": np.
 
 def mode_of(parts: Parts) -> Mode:
     return cast(Mode, next((part for part in parts if part in MODES), "rn"))
-
-
-def kind_of(parts: Parts) -> str:
-    """The operands' type: the last part. bf16 and f16 registers are taken as bits."""
-    kind = parts[-1]
-    return f"b{8 * DTYPE[kind].itemsize}" if kind in HALVES else kind
 
 
 def halves(function: Function, kind: str) -> Function:
@@ -56,7 +50,7 @@ def _half(op: str, parts: Parts, count: int) -> Simple:
     ftz, sat, relu, mode = "ftz" in parts, "sat" in parts, "relu" in parts, mode_of(parts)
     name = cast(half.Half, HALVES[kind])
     function = halves(lambda *a: half.arithmetic(op, name, *a, mode=mode, ftz=ftz, sat=sat, relu=relu), kind)
-    return Simple(function, kind_of(parts), (kind_of(parts),) * count)
+    return Simple(function, parts[-1], (parts[-1],) * count)
 
 
 def _finish(function: Callable[..., Array], parts: Parts) -> Function:
@@ -101,7 +95,7 @@ def _pair(op: str, parts: Parts, count: int) -> Simple:
         result = numerics.rounded32(op, mode, *wide)
         np.copyto(out, np.ascontiguousarray(numerics.flush(result) if "ftz" in parts else result).view(np.uint64))
 
-    return Simple(run, "b64", ("b64",) * count)
+    return Simple(run, parts[-1], (parts[-1],) * count)
 
 
 def _arithmetic(op: str, parts: Parts, quick: Function, count: int = 2) -> Simple:
@@ -125,7 +119,7 @@ def _mixed(op: str, parts: Parts, count: int) -> Simple:
         wide = [formats.widen(s, cast(formats.Narrow, narrow)) for s in sources]
         np.copyto(out, numerics.rounded32(op, mode, *wide, last))
 
-    return Simple(run, "f32", ("b16",) * (count - 1) + ("f32",))
+    return Simple(run, "f32", (parts[-1],) * (count - 1) + ("f32",))
 
 
 @simple("add")
@@ -193,7 +187,7 @@ def _abs(parts: Parts) -> Simple:
     kind = parts[-1]
     if kind in HALVES:
         mask = np.uint16(0x7FFF)
-        return Simple(halves(lambda a: a & mask, kind), kind_of(parts), (kind_of(parts),))
+        return Simple(halves(lambda a: a & mask, kind), parts[-1], (parts[-1],))
     if "ftz" in parts:
         return Simple(_finish(np.abs, parts), kind, (kind,))
     return Simple(np.abs, kind, (kind,))
@@ -204,7 +198,7 @@ def _neg(parts: Parts) -> Simple:
     kind = parts[-1]
     if kind in HALVES:
         mask = np.uint16(0x8000)
-        return Simple(halves(lambda a: a ^ mask, kind), kind_of(parts), (kind_of(parts),))
+        return Simple(halves(lambda a: a ^ mask, kind), parts[-1], (parts[-1],))
     if "ftz" in parts:
         return Simple(_finish(np.negative, parts), kind, (kind,))
     return Simple(np.negative, kind, (kind,))
@@ -251,7 +245,7 @@ def _min_max(parts: Parts) -> Simple:
     if kind in ("u16x2", "s16x2"):
         return _integer_pair(plain, kind)
     function = _extremum(parts)
-    register = kind_of(parts)
+    register = parts[-1]
     if kind in HALVES:
         return Simple(halves(function, kind), register, (register,) * 2)
     return Simple(lambda a, b, out: np.copyto(out, function(a, b)), kind, (kind,) * 2)

@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 
 from hal_nvidia_ptx.emulator import approximate, formats
-from hal_nvidia_ptx.emulator.instructions.floating import HALVES, Parts, halves, kind_of, rounded
+from hal_nvidia_ptx.emulator.instructions.floating import HALVES, Parts, halves, rounded
 from hal_nvidia_ptx.emulator.instructions.scalar import Simple, simple
 from hal_nvidia_ptx.emulator.lanes import Array
 
@@ -27,7 +27,7 @@ def _function(parts: Parts) -> Simple:
         def narrowed(bits: Array) -> Array:
             return formats.narrow(approximate.approximate(name, formats.widen(bits, narrow), False), narrow)
 
-        return Simple(halves(narrowed, kind), kind_of(parts), (kind_of(parts),), faith="approximate")
+        return Simple(halves(narrowed, kind), kind, (kind,), faith="approximate")
     if kind == "f64":
         root = name == "rsqrt"
         return Simple(

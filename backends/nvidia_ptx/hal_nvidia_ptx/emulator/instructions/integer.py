@@ -144,7 +144,7 @@ def _dp4a(parts: Parts) -> Simple:
     def run(a: Array, b: Array, c: Array, out: Array) -> None:
         np.copyto(out, half.dot4(a, b, c, a_kind == "s32", b_kind == "s32").view(out.dtype))
 
-    return Simple(run, signed, ("b32", "b32", signed))
+    return Simple(run, signed, (a_kind, b_kind, signed))
 
 
 @simple("dp2a")
@@ -155,4 +155,4 @@ def _dp2a(parts: Parts) -> Simple:
     def run(a: Array, b: Array, c: Array, out: Array) -> None:
         np.copyto(out, half.dot2(a, b, c, a_kind == "s32", b_kind == "s32", high_half).view(out.dtype))
 
-    return Simple(run, signed, ("b32", "b32", signed))
+    return Simple(run, signed, (a_kind, b_kind, signed))

@@ -11,7 +11,7 @@ from hal_nvidia_ptx.emulator.lanes import Array, Lanes
 from hal_nvidia_ptx.emulator.machine import Run
 from hal_nvidia_ptx.emulator.program import Program
 from hal_nvidia_ptx.emulator.slots import ParameterSlot
-from hal_nvidia_ptx.emulator.syntax import DTYPE, Addr, Imm, Instruction, Operand, Reg, Sink, Symbol
+from hal_nvidia_ptx.emulator.syntax import DTYPE, Addr, Imm, Instruction, Operand, Reg, Symbol
 
 SPACES = frozenset(("global", "shared", "shared::cta", "shared::cluster", "local", "const", "param"))
 VECTORS = {"v2": 2, "v4": 4, "v8": 8}
@@ -35,9 +35,34 @@ def space_of(ins: Instruction, program: Program, operand: Operand) -> str:
     return space
 
 
+# What stands between the name and the type, beside spaces, vectors and hints for caches.
+_SCOPES = ("cta", "cluster", "gpu", "sys")
+_ORDERS = {"ld": ("relaxed", "acquire"), "st": ("relaxed", "release")}
+_MODIFIERS = {
+    "ld": frozenset(("weak", "volatile", "mmio", "ca", "cg", "cs", "lu", "cv", "nc", *_ORDERS["ld"], *_SCOPES)),
+    "st": frozenset(("weak", "volatile", "mmio", "wb", "cg", "cs", "wt", *_ORDERS["st"], *_SCOPES)),
+    "ldu": frozenset[str](),
+}
+
+
+def _check_modifiers(ins: Instruction) -> None:
+    name, *modifiers, _ = ins.parts
+    for each in modifiers:
+        known = each in _MODIFIERS[name] or each in VECTORS or each.startswith(("L1::", "L2::", "param::"))
+        if not known and each.partition("(")[0] not in SPACES:
+            raise ins.error(f"{name} has no modifier .{each}")
+    if ins.has(*_ORDERS.get(name, ())) and not ins.has(*_SCOPES):
+        raise ins.error(f"{name} with an order needs a scope: .{' .'.join(_SCOPES)}")
+    if ins.has("nc") and not ins.has("global"):
+        raise ins.error(f"{name}.nc is for .global memory")
+
+
 def _form(ins: Instruction) -> tuple[str, int]:
     """(element type, elements)"""
+    _check_modifiers(ins)
     kind = ins.parts[-1]
+    if kind in ("f16", "bf16"):
+        raise ins.error(f"{ins.parts[0]} has no type .{kind}: use .b16")
     if kind not in DTYPE or kind == "pred":
         raise ValueError(f"type .{kind}")
     count = next((VECTORS[part] for part in ins.parts if part in VECTORS), 1)
@@ -75,12 +100,11 @@ def _ld(ins: Instruction, program: Program) -> Op:
 
 def _dest(ins: Instruction, program: Program, item: Operand, kind: str) -> int:
     """Loads may go to registers wider than the type: floats and bits are put in the low part."""
-    if isinstance(item, Sink):
-        return program.scratch(kind)
-    own = DTYPE.get(program.kind(item))
-    if own is not None and own.itemsize != DTYPE[kind].itemsize and kind[0] in "fb":
-        kind = f"u{8 * DTYPE[kind].itemsize}"
-    return program.dest(ins, item, kind)
+    if isinstance(item, Reg):
+        program.check_result(ins, item, kind, wider=True)
+        if kind[0] in "fb" and DTYPE[program.kind(item)].itemsize > DTYPE[kind].itemsize:
+            return program.dest(ins, item, DTYPE[f"u{8 * DTYPE[kind].itemsize}"])
+    return program.dest(ins, item, kind, wider=True)
 
 
 def _parameter(ins: Instruction, program: Program, operand: Addr, dtype: np.dtype[np.generic], count: int) -> Op:
@@ -135,5 +159,5 @@ def _st(ins: Instruction, program: Program) -> Op:
 def _source(ins: Instruction, program: Program, item: Operand, kind: str) -> int:
     """Stores may take registers wider than the type: their low part."""
     if isinstance(item, (Reg, Imm, Symbol)):
-        return program.source(ins, item, kind)
+        return program.source(ins, item, kind, wider=True)
     raise ins.error(f"{item} cannot be stored")

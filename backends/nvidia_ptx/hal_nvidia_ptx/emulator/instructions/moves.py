@@ -58,6 +58,10 @@ def _kind(ins: Instruction, program: Program) -> str:
 def _moved(ins: Instruction, program: Program) -> Op:
     target, source = ins.operands
     kind = _kind(ins, program)
+    if (isinstance(target, Vector) or isinstance(source, Vector)) and kind[0] != "b":
+        raise ins.error("mov of a vector has a type of bits: .b32 .b64 .b128")
+    if isinstance(source, Reg) and source.name in CLOCKS:
+        program.source(ins, source, kind)
     if isinstance(target, Vector):
         return _split(ins, program, target, source, kind)
     if isinstance(source, Vector):
@@ -88,11 +92,11 @@ def _parts(ins: Instruction, program: Program, vector: Vector, kind: str) -> str
 
 def _join(ins: Instruction, program: Program, target: Operand, vector: Vector, kind: str) -> Op:
     part = _parts(ins, program, vector, kind)
-    sources = [program.source(ins, item, part) for item in vector.items]
+    sources = [program.source(ins, item, part) for item in program.items(ins, vector)]
     if kind == "b128":
         return _join128(program.dest(ins, target, "b128"), sources)
     bits = int(part[1:])
-    unsigned = DTYPE[f"u{8 * DTYPE[kind].itemsize}"]
+    unsigned = DTYPE[kind]
 
     def join(*args: Array) -> None:
         *values, out = args
@@ -101,7 +105,7 @@ def _join(ins: Instruction, program: Program, target: Operand, vector: Vector, k
             total = total | value.astype(unsigned) << unsigned.type(bits * number)
         np.copyto(out, total)
 
-    return several(join, sources, [program.dest(ins, target, unsigned)])
+    return several(join, sources, [program.dest(ins, target, kind)])
 
 
 def _join128(result: int, sources: list[int]) -> Op:
@@ -115,9 +119,9 @@ def _split(ins: Instruction, program: Program, vector: Vector, source: Operand, 
     part = _parts(ins, program, vector, kind)
     if isinstance(source, Vector):
         raise ins.error("a vector from a vector")
-    value = program.source(ins, source, "b128" if kind == "b128" else f"u{8 * DTYPE[kind].itemsize}")
+    value = program.source(ins, source, kind)
     bits = int(part[1:])
-    wanted = [(number, item) for number, item in enumerate(vector.items) if not isinstance(item, Sink)]
+    wanted = [(number, item) for number, item in enumerate(program.items(ins, vector)) if not isinstance(item, Sink)]
     results = [program.dest(ins, item, part) for _, item in wanted]
 
     def split(a: Array, *outs: Array) -> None:

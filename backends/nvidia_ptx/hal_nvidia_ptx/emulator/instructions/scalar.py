@@ -50,6 +50,7 @@ def build(spec: Simple, ins: Instruction, program: Program) -> Op:
     """The Op of an elementwise instruction with or without predicate."""
     program.count(ins, 1 + len(spec.sources))
     slots = [program.source(ins, 1 + i, kind) for i, kind in enumerate(spec.sources)]
+    program.check_result(ins, program.operand(ins, 0), spec.result)
     result = program.dest(ins, 0, spec.result)
     if ins.guard is not None:
         return predicated(spec.function, slots, [result], program.source(ins, ins.guard, "pred"), ins.guard_not)

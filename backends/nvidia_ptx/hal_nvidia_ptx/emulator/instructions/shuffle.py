@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 def _shfl(ins: Instruction, program: Program) -> Op:
     program.count(ins, 5)
     mode = ins.parts[2]
+    if ins.parts[3:] != ("b32",):
+        raise ins.error("shfl.sync moves .b32")
     first, second = pair(ins, program)
     value, result = program.source(ins, 1, "b32"), program.dest(ins, first, "b32")
     inside = None if isinstance(second, Sink) else program.dest(ins, second, "pred")
-    amount, clamp, mask = (program.source(ins, i, "u32") for i in (2, 3, 4))
+    amount, clamp, mask = (program.source(ins, i, kind) for i, kind in ((2, "b32"), (3, "b32"), (4, "u32")))
     table = None
     if isinstance(ins.operands[2], Imm) and isinstance(ins.operands[3], Imm):
         table = partners(mode, np.array(program.constant(ins, 2)), np.array(program.constant(ins, 3)))

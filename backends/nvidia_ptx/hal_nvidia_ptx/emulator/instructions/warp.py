@@ -117,7 +117,7 @@ def _match(ins: Instruction, program: Program) -> Op:
     first, second = pair(ins, program)
     everyone = ins.parts[1] == "all"
     value, mask = program.source(ins, 1, ins.parts[3]), program.source(ins, 2, "u32")
-    result = program.dest(ins, first, "b32")
+    result = program.dest(ins, first, "u32")
     agreed = None if isinstance(second, Sink) else program.dest(ins, second, "pred")
 
     def run_match(run: Run, lanes: Lanes) -> None:
@@ -142,7 +142,9 @@ def _match(ins: Instruction, program: Program) -> Op:
 def _redux(ins: Instruction, program: Program) -> Op:
     program.count(ins, 3)
     op, kind = ins.parts[2], ins.parts[-1]
-    value, result, mask = program.source(ins, 1, kind), program.dest(ins, 0, kind), program.source(ins, 2, "u32")
+    register = "u32" if kind == "b32" else kind
+    value, result = program.source(ins, 1, register), program.dest(ins, 0, register)
+    mask = program.source(ins, 2, "u32")
     absolute, keep_nan = ins.has("abs"), ins.has("NaN")
     reduce, neutral = _reduction(op, kind, keep_nan)
 
@@ -193,7 +195,7 @@ def _elect(ins: Instruction, program: Program) -> Op:
     program.count(ins, 2)
     first, second = pair(ins, program)
     result, elected, mask = (
-        program.dest(ins, first, "b32"),
+        program.dest(ins, first, "u32"),
         program.dest(ins, second, "pred"),
         program.source(ins, 1, "u32"),
     )
