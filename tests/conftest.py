@@ -121,7 +121,17 @@ class CPlugins:
             if isinstance(source, str):
                 files[-1].write_text(source, encoding="utf-8")
         strict = ["-std=c99", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-pedantic", "-Werror"]
-        command = ["cc", *strict, "-O2", "-shared", "-fPIC", f"-I{include()}", *flags, *map(str, files)]
+        command = [
+            "cc",
+            *strict,
+            "-O2",
+            "-shared",
+            "-fPIC",
+            "-fvisibility=hidden",
+            f"-I{include()}",
+            *flags,
+            *map(str, files),
+        ]
         target = folder / f"lib{name}.so"
         done = subprocess.run([*command, "-o", str(target), "-lm", "-lpthread"], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -63,3 +64,17 @@ def test_the_minimal_example_passes_with_its_profile(c_plugins: Any) -> None:
 
 def test_the_minimal_example_is_as_small_as_promised(c_plugins: Any) -> None:
     assert len((c_plugins.examples / "minimal.c").read_text(encoding="utf-8").splitlines()) <= 80
+
+
+@pytest.mark.parametrize("level", ["smoke", pytest.param("full", marks=pytest.mark.slow)])
+def test_the_arena_example_passes_without_a_profile(c_plugins: Any, level: str) -> None:
+    done = c_plugins.hal("conformance", "arena:0", "--level", level, "--json", "-", plugins=(c_plugins.arena(),))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 failed, 0 skipped" in done.stderr
+
+
+def test_the_arena_example_exports_one_symbol(c_plugins: Any) -> None:
+    if not shutil.which("nm"):
+        pytest.skip("needs nm")
+    done = subprocess.run(["nm", "-g", "--defined-only", str(c_plugins.arena())], capture_output=True, text=True)
+    assert [line.split()[-1].lstrip("_") for line in done.stdout.splitlines()] == ["hal_get_backend"]

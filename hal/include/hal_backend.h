@@ -3,7 +3,7 @@
  * This file is all you need. Write a shared library that exports one function, hal_get_backend, which returns a
  * table of functions. hal loads it at run time; nothing of hal is linked, and no compiler is needed where it runs:
  *
- *     cc -std=c99 -O2 -shared -fPIC -I FOLDER_OF_THIS_FILE acme.c -o libacme.so
+ *     cc -O2 -shared -fPIC -fvisibility=hidden -I "$(hal abi --include)" acme.c -o libacme.so
  *     hal abi ./libacme.so                                        what the library provides, seen from hal
  *     HAL_PLUGIN_PATH=$PWD/libacme.so hal conformance acme:0      is every result right?
  *
@@ -186,8 +186,8 @@ typedef struct hal_backend {
     hal_status (*memory_alloc)(hal_device *device, uint64_t bytes, uint64_t *handle); /* REQUIRED */
     hal_status (*memory_free)(hal_device *device, uint64_t handle);                   /* REQUIRED */
 
-    /* After the work queued before. copy_in has read `source` when it returns, copy_out has filled `target`.
-       Without `copy` (device to device) hal goes through the host. */
+    /* On the device's own queue, hence after the work queued there before. copy_in has read `source` when it returns,
+       copy_out has filled `target`. Without `copy` (device to device) hal goes through the host. */
     hal_status (*copy_in)(hal_device *device, uint64_t target, uint64_t target_offset, const void *source,
                           uint64_t bytes); /* REQUIRED */
     hal_status (*copy_out)(hal_device *device, void *target, uint64_t source, uint64_t source_offset,
