@@ -7,12 +7,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hal.errors import OptionError
 from hal.scaffold.kinds import KINDS
 from hal.scaffold.text import fill, marks
+
+if TYPE_CHECKING:  # it moved here in Python 3.11
+    from importlib.resources.abc import Traversable
 
 
 def write(name: str, kind: str, folder: Path) -> list[Path]:

@@ -18,7 +18,7 @@
 
 #define SUMS (DM * DN > VW ? DM * DN : VW)  // whole vectors, for the epilogue
 
-SUM total(VECTOR(SUM) v)
+FUNCTION SUM total(VECTOR(SUM) v)
 {
     SUM lane[VW];
     VSTORE(v, 0, lane);

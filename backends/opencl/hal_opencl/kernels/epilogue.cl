@@ -65,7 +65,7 @@ __constant ACC TAIL[TAIL_TERMS] = {
 #endif
 
 // e^x for -LARGEST_EXPONENT <= x <= 0; what lies below is taken as that bound. Error below 1 ulp.
-ACCV exponential(ACCV x)
+FUNCTION ACCV exponential(ACCV x)
 {
     x = fmax(x, (ACCV)(-LARGEST_EXPONENT));
     ACCV n = rint(x * (ACCV)(LOG2E));
@@ -77,7 +77,7 @@ ACCV exponential(ACCV x)
 }
 
 // a / b for 1 <= b <= 2^60, to the last bit or nearly: a reciprocal, a Newton step, a correction of the quotient.
-ACCV quotient(ACCV a, ACCV b)
+FUNCTION ACCV quotient(ACCV a, ACCV b)
 {
     ACCV r = V(1.0) / b;
     r = fma(fma(-b, r, V(1.0)), r, r);
@@ -86,7 +86,7 @@ ACCV quotient(ACCV a, ACCV b)
 }
 
 // 1 / (1 + e^-z): by e^-|z|, so that neither tail loses digits.
-ACCV logistic(ACCV z)
+FUNCTION ACCV logistic(ACCV z)
 {
     ACCV e = exponential(-fabs(z));
     e = select(e, V(0.0), (MASK)(z < (ACCV)(-LARGEST_EXPONENT)));
@@ -94,7 +94,7 @@ ACCV logistic(ACCV z)
 }
 
 // The normal distribution function.
-ACCV distribution(ACCV t)
+FUNCTION ACCV distribution(ACCV t)
 {
     ACCV x = fmin(fabs(t), (ACCV)(LARGEST_TAIL));
     ACCV y = quotient(x - V(4.0), x + V(4.0));
@@ -106,7 +106,7 @@ ACCV distribution(ACCV t)
     return select(tail, V(1.0) - tail, (MASK)(t > V(0.0)));
 }
 
-ACCV activate(ACCV t)
+FUNCTION ACCV activate(ACCV t)
 {
 #if ACTIVATION == 2
     ACCV y = t * distribution(t);
@@ -119,7 +119,7 @@ ACCV activate(ACCV t)
     return select(y, V(0.0), (MASK)(t == (ACCV)(-INFINITY)));  // the limit; -inf * 0 is NaN
 }
 #elif ACTIVATION == 1
-ACCV activate(ACCV t)
+FUNCTION ACCV activate(ACCV t)
 {
     return select(t, V(0.0), (MASK)(t < V(0.0)));  // NaN stays
 }

@@ -29,7 +29,7 @@
 // e^d for d <= 0 within 1 unit in the last place (the built-in function may be 3 off in float); 0 below 2^-126
 // (double: 2^-1022). d = n ln 2 + r, |r| <= ln(2)/2, and e^r by its Taylor series: degree 7 leaves 2^-27 of it, degree
 // 13 leaves 2^-57.
-ACCV exponential(ACCV d)
+FUNCTION ACCV exponential(ACCV d)
 {
     ACCV lowest = (ACCV)(LOWEST);
     ACCV bounded = select(d, lowest, d < lowest);  // NaN stays
@@ -60,7 +60,7 @@ ACCV exponential(ACCV d)
 
 // ln s for s >= 1: s = 2^k m with m near 1, taken from the bits; ln m = 2 artanh t = 2 (t + t^3/3 + t^5/5 + …) with
 // t = (m - 1) / (m + 1).
-ACC logarithm(ACC s)
+FUNCTION ACC logarithm(ACC s)
 {
     int k = (int)(PASTE(as_, BITS)(s) >> MANTISSA_BITS) - EXPONENT_BIAS;
     ACC m = s * PASTE(as_, ACC)((BITS)(EXPONENT_BIAS - k) << MANTISSA_BITS);  // 1 <= m < 2; NaN stays NaN

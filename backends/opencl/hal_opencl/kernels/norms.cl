@@ -13,7 +13,7 @@
 #define READ_SOURCE(v, i, n) READ(X, v, i, n)
 #endif
 
-__kernel WORK_GROUP void norm(OPERANDS, ACC eps, long row_length, long rows, long rows_per_group ROW_PARAMETERS
+__kernel WORK_GROUP void normalise(OPERANDS, ACC eps, long row_length, long rows, long rows_per_group ROW_PARAMETERS
     BATCH_PARAMETERS)
 {
     LANES_MEMORY;

@@ -16,7 +16,7 @@ def kernels(op_class: OpClass, config: Config) -> tuple[Kernel, ...]:
         defines[f"HAS_{role.upper()}"] = int(op_class.input(role) is not None)
     for role in ("mean", "rstd"):
         defines[f"HAS_{role.upper()}"] = int(op_class.output(role) is not None)
-    return (rows.kernel(("norms.cl",), "norm", op_class, config, defines, "eps"),)
+    return (rows.kernel(("norms.cl",), "normalise", op_class, config, defines, "eps"),)
 
 
 def schedule(op: Op, config: Config) -> Schedule:

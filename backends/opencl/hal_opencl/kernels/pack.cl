@@ -23,7 +23,7 @@
     }
 
 // A square of VW columns, each VW neighbours along k, from `at`; stored as VW vectors of neighbouring columns.
-void transpose(__global B_T *b, long at, long b_column, __global PACKED_T *packed, long to)
+FUNCTION void transpose(__global B_T *b, long at, long b_column, __global PACKED_T *packed, long to)
 {
     ACCV x[VW], y[VW];
     #pragma unroll

@@ -46,7 +46,7 @@
     }
 
 // v with `instead` from the row's end on.
-ACCV cut(ACCV v, INDEX i, INDEX n, ACC instead)
+FUNCTION ACCV cut(ACCV v, INDEX i, INDEX n, ACC instead)
 {
     if (i + VW <= n) return v;
     ACC elements[VW];
@@ -61,7 +61,7 @@ ACCV cut(ACCV v, INDEX i, INDEX n, ACC instead)
 // Not fmax, which has to drop NaN: a NaN may stay or go, since the sum over the row brings it back.
 #define LARGER(a, b) ((b) > (a) ? (b) : (a))
 
-ACC sum_of_vector(ACCV v)
+FUNCTION ACC sum_of_vector(ACCV v)
 {
     ACC elements[VW];
     VSTORE(v, 0, elements);
@@ -70,7 +70,7 @@ ACC sum_of_vector(ACCV v)
     return elements[0];
 }
 
-ACC max_of_vector(ACCV v)
+FUNCTION ACC max_of_vector(ACCV v)
 {
     ACC elements[VW];
     VSTORE(v, 0, elements);
@@ -89,7 +89,7 @@ ACC max_of_vector(ACCV v)
 #define SUM_OF_LANES(value) sum_of_lanes(value, lanes_memory)
 #define MAX_OF_LANES(value) max_of_lanes(value, lanes_memory)
 
-ACC sum_of_lanes(ACC value, __local ACC *memory)
+FUNCTION ACC sum_of_lanes(ACC value, LOCAL_POINTER ACC *memory)
 {
     int lane = get_local_id(0);
     barrier(CLK_LOCAL_MEM_FENCE);  // the result of the call before was read by all
@@ -102,7 +102,7 @@ ACC sum_of_lanes(ACC value, __local ACC *memory)
     return memory[0];
 }
 
-ACC max_of_lanes(ACC value, __local ACC *memory)
+FUNCTION ACC max_of_lanes(ACC value, LOCAL_POINTER ACC *memory)
 {
     int lane = get_local_id(0);
     barrier(CLK_LOCAL_MEM_FENCE);
@@ -123,7 +123,7 @@ typedef struct {
     uint count;
 } Tree;
 
-void add_block(Tree *tree, ACC value)
+FUNCTION void add_block(Tree *tree, ACC value)
 {
     int k = 0;
     for (; tree->count >> k & 1; ++k) value = tree->level[k] + value;
@@ -131,10 +131,10 @@ void add_block(Tree *tree, ACC value)
     tree->count += 1;
 }
 
-ACC sum_of_blocks(const Tree *tree)
+FUNCTION ACC sum_of_blocks(const Tree *tree)
 {
     ACC value = 0;
-    for (int k = 0; k < LEVELS; ++k)
+    for (int k = 0; tree->count >> k; ++k)  // below the highest bit every level was written once
         if (tree->count >> k & 1) value = tree->level[k] + value;
     return value;
 }
@@ -142,14 +142,14 @@ ACC sum_of_blocks(const Tree *tree)
 // ---- Division and roots. OpenCL allows 2.5 units in the last place for a float division and 3 for a square root; one
 // correction with the exact remainder (fma) leaves less than one, and what is representable is exact.
 
-ACC reciprocal(ACC v)
+FUNCTION ACC reciprocal(ACC v)
 {
     ACC near = 1 / v;
     ACC refined = fma(fma(-v, near, (ACC)1), near, near);
     return isfinite(refined) ? refined : near;
 }
 
-ACC divide(ACC a, ACC b)
+FUNCTION ACC divide(ACC a, ACC b)
 {
     ACC near = a / b;
     ACC refined = fma(fma(-near, b, a), reciprocal(b), near);
@@ -157,7 +157,7 @@ ACC divide(ACC a, ACC b)
 }
 
 // 1 / sqrt(v): with r near it, r + r/2 (1 - v r^2); the product v r and what its rounding leaves stand for v r exactly.
-ACC reciprocal_root(ACC v)
+FUNCTION ACC reciprocal_root(ACC v)
 {
     ACC near = 1 / sqrt(v);
     ACC product = v * near;

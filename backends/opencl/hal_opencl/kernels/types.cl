@@ -12,6 +12,13 @@
 
 #pragma OPENCL FP_CONTRACT OFF
 
+// What dialects of C++ want to be told of a function, and of a pointer to local memory (hal/include/hal_cuda_like.h
+// defines both before this text). OpenCL C wants it of the pointer only.
+#ifndef FUNCTION
+#define FUNCTION
+#define LOCAL_POINTER __local
+#endif
+
 #define PASTE2(a, b) a##b
 #define PASTE(a, b) PASTE2(a, b)
 #if VW == 1
@@ -79,7 +86,7 @@
 #ifdef ACC_IS_FLOAT
 // Round to nearest even: add just under half a unit of the last bit that stays, and that bit. A NaN, which the sum
 // could turn into infinity, keeps its upper bits and becomes quiet.
-ushort bfloat16_bits(float value)
+FUNCTION ushort bfloat16_bits(float value)
 {
     uint bits = as_uint(value);
     uint rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
@@ -89,7 +96,7 @@ ushort bfloat16_bits(float value)
 #if VW == 1
 #define bfloat16_bits_of_vector bfloat16_bits
 #else
-VECTOR(ushort) bfloat16_bits_of_vector(VECTOR(float) value)
+FUNCTION VECTOR(ushort) bfloat16_bits_of_vector(VECTOR(float) value)
 {
     VECTOR(uint) bits = AS(uint)(value);
     VECTOR(uint) rounded = (bits + (VECTOR(uint))(0x7FFFu) + ((bits >> (VECTOR(uint))(16)) & (VECTOR(uint))(1u)))
