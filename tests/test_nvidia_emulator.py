@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import struct
 import textwrap
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 
 from hal.errors import CompileError, DeviceError, DeviceMemoryError, OptionError
 from hal.kernel import I32, Kernel, Launch
+from hal_nvidia_ptx import check
 from hal_nvidia_ptx.emulator import Backend, machine, memory, program
 from hal_nvidia_ptx.emulator.device import EmulatedDevice
 from hal_nvidia_ptx.emulator.report import Finding
@@ -618,3 +622,82 @@ def test_the_mode_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("HAL_PTX_MODE", "sometimes")
     with pytest.raises(OptionError, match="late, early, races"):
         device()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_has_its_own_memory_and_waits_for_no_thread_of_its_parent() -> None:
+    ptx = device()
+    x = ptx.alloc(4)
+    ptx.copy_in(x, 0, np.zeros(4, np.uint8))
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with ptx._lock:
+            held.set()
+            done.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(30)
+    pid = os.fork()
+    if not pid:
+        signal.alarm(20)  # ends the child should it wait
+        ptx.copy_in(x, 0, np.ones(4, np.uint8))
+        os._exit(0)
+    status = os.waitpid(pid, 0)[1]
+    done.set()
+    thread.join()
+    out = np.empty(4, np.uint8)
+    ptx.copy_out(out, x, 0)
+    assert status == 0 and out.tolist() == [0, 0, 0, 0]
+
+
+# Functions of the driver.
+
+LIBRARY = """
+.extern .func (.param .b32 r) vprintf (.param .b64 a, .param .b64 b);
+.extern .func __assertfail (.param .b64 m, .param .b64 f, .param .b32 l, .param .b64 n, .param .b64 s) .noreturn;
+.global .align 1 .b8 said[8] = {120, 91, 105, 93, 32, 62, 49, 0};
+.global .align 1 .b8 file[5] = {107, 46, 99, 117};
+.global .align 1 .b8 name[2] = {107};
+"""
+
+
+def test_printf_prints_nothing_and_is_named_as_not_modelled() -> None:
+    body = """
+    { .param .b64 a; st.param.b64 [a], %d0; .param .b64 b; st.param.b64 [b], %d0; .param .b32 r;
+      call.uni (r), vprintf, (a, b); ld.param.b32 %r5, [r]; }
+    st.global.u32 [%d3], %r5; ret;
+    """
+    ran = run(body, module=LIBRARY, block=32, y=32)
+    assert ran.findings == [] and ran.y.tolist() == [0] * 32
+    report = check(text_of(body, module=LIBRARY), 1, 32, ["x:f32[32]", "y:f32[32]", 0])
+    assert report.faithful.unmodelled == ("call.vprintf",)
+
+
+def test_a_failed_assert_is_a_finding_with_its_words() -> None:
+    ran = run(
+        """
+        setp.lt.u32 %p0, %r3, 3;
+        @%p0 bra GOOD;
+        { .param .b64 m; .param .b64 f; .param .b32 l; .param .b64 n; .param .b64 s;
+          mov.u64 %d4, said; cvta.global.u64 %d4, %d4; st.param.b64 [m], %d4;
+          mov.u64 %d4, file; cvta.global.u64 %d4, %d4; st.param.b64 [f], %d4;
+          mov.u64 %d4, name; cvta.global.u64 %d4, %d4; st.param.b64 [n], %d4;
+          st.param.b32 [l], 12; st.param.b64 [s], 1;
+          call.uni __assertfail, (m, f, l, n, s); }
+        GOOD: st.global.u32 [%d3], 1; ret;
+        """,
+        module=LIBRARY,
+    )
+    (finding,) = ran.findings
+    assert (finding.kind, finding.message) == ("assertion failed", "x[i] >1 does not hold at k.cu:12, in k")
+    assert ran.outcome.ran.stopped == "assertion failed" and str(finding.threads[0]) == "CTA 0 thread 3"
+
+
+def test_only_the_kernel_that_runs_has_to_be_known() -> None:
+    other = ".visible .entry other() { .reg .b32 %a; mov.u32 %a, %envreg2; unheard.of %a, %b; ret; }"
+    assert clean("st.global.u32 [%d3], 1; ret;", module=other).tolist() == [1] * 64
+    text = ".version 8.0\n.target sm_80\n.visible .entry k() {\n.reg .b32 %a;\nmov.u32 %a, %envreg2;\nret; }"
+    with pytest.raises(CompileError, match="line 5: register %envreg2 is not declared, and is no special register"):
+        program.load(text, "k", "sm_80")

@@ -16,6 +16,7 @@ from hal.errors import BackendUnavailable, CompileError
 from hal_nvidia_ptx.assembly.assembler import assemble, tool
 from hal_nvidia_ptx.emulator import program
 from hal_nvidia_ptx.emulator.operands import split
+from hal_nvidia_ptx.emulator.places import excerpt, place_of
 from hal_nvidia_ptx.emulator.source import parse
 from hal_nvidia_ptx.emulator.syntax import PtxError
 from hal_nvidia_ptx.requirements import register_requirement, requirement
@@ -176,3 +177,49 @@ def test_texts_for_old_chips_run_on_newer_ones() -> None:
     module = parse(".version 6.0\n.target sm_70, debug\n.visible .entry k() { ret; }")
     assert (module.version, module.target) == ((6, 0), "sm_70")
     program.build(module, "k", "sm_80")
+
+
+COMPILED = """.version 8.0
+.target sm_80
+.file 1 "/home/a/k.cu"
+.visible .entry k()
+{
+    .reg .f32 %f<4>;
+    .reg .b32 %r<4>;
+    .loc 1 12 3
+    // begin inline asm
+    mov.u32 %r1, 1;
+    // end inline asm
+    // the last of
+    // three
+    // lines that
+    // speak of it
+    mov.u32 %r2, 2;
+    .loc 2 7 1, function_name $L__info_string0, inlined_at 1 14 3
+    mov.u32 %r3, 3;
+    ret;
+}
+.visible .entry other()
+{
+    ret;
+}
+.file 2 "/home/b" "h.cuh"
+"""
+
+
+def test_a_place_names_the_source_that_the_text_was_compiled_from() -> None:
+    lines = COMPILED.splitlines()
+    assert [place_of(lines, n).source for n in (6, 10, 16, 18, 23)] == [
+        "",
+        "/home/a/k.cu:12",
+        "/home/a/k.cu:12",
+        "/home/b/h.cuh:7, inlined at /home/a/k.cu:14",
+        "",
+    ]
+    assert excerpt(place_of(lines, 10)) == ["    10 | mov.u32 %r1, 1;", "       | from /home/a/k.cu:12"]
+
+
+def test_what_compilers_say_of_themselves_is_no_comment() -> None:
+    lines = COMPILED.splitlines()
+    assert place_of(lines, 10).comment == ""
+    assert place_of(lines, 16).comment == "three lines that speak of it"

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Sequence
 from typing import Any, cast, get_args
+from weakref import WeakSet
 
 import numpy as np
 
@@ -27,6 +28,9 @@ def mode_of_environment() -> Mode:
     return cast(Mode, mode)
 
 
+_opened: WeakSet[EmulatedDevice] = WeakSet()
+
+
 class EmulatedDevice(KernelDevice):
     """A target of `hal_nvidia_ptx.target` on the CPU. A handle is the address that a kernel sees.
 
@@ -43,6 +47,11 @@ class EmulatedDevice(KernelDevice):
         self.algorithms = ALGORITHMS
         self.mode: Mode = mode_of_environment() if mode is None else mode
         self.arena = Arena()
+        self._lock = threading.RLock()
+        _opened.add(self)
+
+    def after_fork(self) -> None:
+        """In the child: a thread of the parent that held the lock is not here to give it back."""
         self._lock = threading.RLock()
 
     def alloc(self, nbytes: int) -> Handle:
@@ -91,6 +100,15 @@ class EmulatedDevice(KernelDevice):
             more = len(outcome.findings) - 1
             rest = f"\n({more} more findings)" if more else ""
             raise DeviceError(f"device {self.name}: {finding.render(program.name + '.ptx')}{rest}")
+
+
+def _after_fork_in_child() -> None:
+    for device in _opened:
+        device.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _value(argument: Operand | Number) -> int | float:

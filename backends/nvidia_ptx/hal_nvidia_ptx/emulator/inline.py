@@ -19,6 +19,7 @@ from hal_nvidia_ptx.emulator.syntax import (
     Vector,
 )
 
+LIBRARY = ("vprintf", "__assertfail")  # of the driver: instructions/library.py
 DEPTH = 16  # calls within calls; a recursive function would not end
 
 
@@ -67,8 +68,12 @@ class _Inliner:
         groups = [each for each in ins.operands if isinstance(each, Group)]
         name = next((each.name for each in ins.operands if isinstance(each, Symbol)), "")
         callee = self.module.functions.get(name)
+        if callee is None and name in LIBRARY:
+            self._emit(ins, f"call.{name}", *(item for group in groups for item in group.items))
+            return
         if callee is None:
-            raise ins.error(f"call of {name or 'an address'}: only functions whose body is in the text can be called")
+            known = f"only functions whose body is in the text can be called, and {' and '.join(LIBRARY)}"
+            raise ins.error(f"call of {name or 'an address'}: {known}")
         if depth >= DEPTH:
             raise ins.error("calls are nested too deeply")
         results = groups[0].items if callee.results and groups else ()

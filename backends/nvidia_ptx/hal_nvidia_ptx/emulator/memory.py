@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import bisect
 import mmap
+import platform
+import sys
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -30,6 +32,11 @@ CLUSTER_SHIFT = 24
 ALIGN = 256
 GUARD = 256  # bytes between allocations, at least
 QUARANTINE = 256  # freed allocations that are not yet given out again
+
+# Without it the system counts the whole arena as used when the process forks, and refuses. Python has the name from
+# 3.13 on; the number is that of Linux on x86 and ARM.
+_COMMON = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
+NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if _COMMON else 0)
 
 UNWRITTEN, WRITTEN, IN_FLIGHT = 0, 1, 2  # states of a byte; in flight: an asynchronous write to it has not completed
 
@@ -141,8 +148,8 @@ class Arena(Space):
         self.modules: dict[Any, dict[str, int]] = {}  # loaded modules: addresses of their variables
 
     def _reserve(self, nbytes: int) -> Array:
-        flags = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0) | getattr(mmap, "MAP_NORESERVE", 0)
-        if not flags:
+        flags = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0) | NORESERVE
+        if not hasattr(mmap, "MAP_ANONYMOUS"):
             return np.zeros(nbytes, np.uint8)
         area = mmap.mmap(-1, nbytes, flags=flags)
         self._maps.append(area)

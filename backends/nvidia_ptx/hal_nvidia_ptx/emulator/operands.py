@@ -156,14 +156,8 @@ def _named(name: str, scope: Scope) -> Operand:
     if name == "WARP_SZ":
         return Imm(32)
     if name[0] == "%" and scope.variable(name) is None:
-        base, _, part = name.rpartition(".")
-        if base and part in "xyzwrgba" and scope.register(base) is None and base in _WHOLE:
-            return Reg(name)
-        raise PtxError(f"register {name} is not declared")
+        return Reg(name)  # not declared, or special and not known: an error in the kernel that is run, and only there
     return Symbol(_symbol(name, scope))
-
-
-_WHOLE = frozenset(name.rpartition(".")[0] for name in SPECIAL if name.endswith(".x"))
 
 
 def _symbol(name: str, scope: Scope) -> str:

@@ -160,6 +160,8 @@ class Program:
     def check_result(self, ins: Instruction, operand: Operand, kind: str, wider: bool = False) -> None:
         """Raises PtxError for what is no register, or none that a result of this type may go to."""
         declared = self.kind(operand)
+        if isinstance(operand, Reg) and not declared and operand.name not in SPECIAL:
+            raise ins.error(f"register {operand} is not declared")
         if not declared:
             raise ins.error(f"{operand} is no register that can be written")
         if not agrees(declared, kind, wider):
@@ -284,7 +286,7 @@ class Program:
         kind = self.function.registers.get(name)
         if kind is None:
             if name not in SPECIAL:
-                raise ins.error(f"register {name} is not declared")
+                raise ins.error(f"register {name} is not declared, and is no special register that is known")
             return SpecialSlot(name, dtype)
         own = DTYPE[kind]
         if own.itemsize < dtype.itemsize or (own.kind == "b") != (dtype.kind == "b"):

@@ -14,19 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hal_nvidia_ptx.emulator.places import Place, excerpt, place_of
+
+__all__ = ["SHOWN", "Faithful", "Finding", "Findings", "Note", "Place", "Ran", "Report", "Thread", "brief", "excerpt"]
+__all__ += ["place_of"]
 Triple = tuple[int, int, int]
 
 SHOWN = 4  # threads that a finding names one by one
 LIMIT = 100  # different findings of one run; a kernel with more is not understood better by a longer list
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A line of the PTX text: its number from 1, the line, and the comment that speaks of it ("" where none does)."""
-
-    line: int
-    text: str = ""
-    comment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,38 +224,6 @@ def brief(index: Sequence[int]) -> str:
     return str(parts[0]) if len(parts) == 1 else f"({','.join(map(str, parts))})"
 
 
-def excerpt(place: Place) -> list[str]:
-    """The source line with its number, and the comment if it stands elsewhere; nothing where there is no text."""
-    if not place.text:
-        return []
-    number = f"{place.line:>6}"
-    lines = [f"{number} | {place.text.strip()}"]
-    if place.comment and place.comment not in place.text:
-        lines.append(f"{'':>6} | // {place.comment}")
-    return lines
-
-
-def place_of(source: Sequence[str], line: int) -> Place:
-    """The place of a line (from 1) in a text given as lines, with the comment that speaks of it.
-
-    That is the comment behind the instruction, else the comment lines directly above it.
-    """
-    if not 1 <= line <= len(source):
-        return Place(line)
-    text = source[line - 1]
-    behind = text.partition("//")[2].strip()
-    return Place(line, text.rstrip(), behind or _above(source, line - 1))
-
-
-def _above(source: Sequence[str], index: int) -> str:
-    """The comment lines that end just above source[index], joined."""
-    words: list[str] = []
-    while index > 0 and source[index - 1].strip().startswith("//"):
-        index -= 1
-        words.insert(0, source[index].strip().removeprefix("//").strip())
-    return " ".join(words)
-
-
 def render_counters(counters: Mapping[str, Any]) -> list[str]:
     """Counters as lines `name: value`; a nested table in one line."""
     lines = []
@@ -278,4 +241,4 @@ def _number(value: Any) -> str:
 
 
 def _place(place: Place) -> dict[str, Any]:
-    return {"line": place.line, "text": place.text.strip(), "comment": place.comment}
+    return {"line": place.line, "text": place.text.strip(), "comment": place.comment, "source": place.source}
