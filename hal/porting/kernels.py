@@ -19,6 +19,7 @@ from hal.porting.simulator import Simulator, simulated
 class DriverKernelDevice(DriverDevice, KernelDevice):
     """Children say which `algorithms` there are and how text becomes code (`build`).
 
+    simulates: load, function or launch is not written yet, so that operators are computed on the host.
     split_addresses: the kernels take an address as two arguments, base and byte offset, as hal's OpenCL kernels do.
     """
 
@@ -27,7 +28,7 @@ class DriverKernelDevice(DriverDevice, KernelDevice):
 
     def __init__(self, info: Any, driver: Simulator) -> None:
         super().__init__(info, driver)
-        self._simulates = bool({"load", "function", "launch"} & set(simulated(type(driver))))
+        self.simulates = bool({"load", "function", "launch"} & set(simulated(type(driver))))
 
     @classmethod
     def unwritten(cls, driver: type[Simulator]) -> tuple[tuple[str, ...], int]:
@@ -39,7 +40,7 @@ class DriverKernelDevice(DriverDevice, KernelDevice):
         return kernel.source.encode()
 
     def prepare(self, op: Op) -> Plan:
-        if self._simulates:
+        if self.simulates:
             return simulate(self, op)
         return KernelDevice.prepare(self, op)
 

@@ -36,7 +36,28 @@ class Kind:
     order: tuple[str, ...] = ()
 
 
+_COMPILER = (
+    "3. The compiler in `device.py`, then `load`, `function`, `launch`: now hal's own kernels compute every operator."
+)
+
 KINDS = {
+    "cuda-like": Kind(
+        "hal's own kernels by a compiler for a language like CUDA's",
+        ("common", "cuda-like"),
+        tree=(*_ABOVE, ("hal_@NAME@/device.py", "the device: which compiler"), *_BELOW),
+        order=(_FOUND, _MEMORY, _COMPILER),
+    ),
+    "mixed": Kind(
+        "the vendor's BLAS for matmul, hal's own kernels for the rest",
+        ("common", "mixed"),
+        tree=(
+            *_ABOVE,
+            ("hal_@NAME@/device.py", "the device: which compiler"),
+            ("hal_@NAME@/blas.py", "matmul by the vendor's BLAS"),
+            *_BELOW,
+        ),
+        order=(_FOUND, _MEMORY, _COMPILER, "4. `blas.py`: what it does not take stays with hal's kernel."),
+    ),
     "library": Kind(
         "the operators are calls of the vendor's library",
         ("common", "library"),
