@@ -289,3 +289,79 @@ def test_wavefronts_of_shared_memory(offset: Any, nbytes: int, expected: tuple[i
 def test_sectors_of_global_memory(offset: Any, nbytes: int, expected: tuple[int, int, int]) -> None:
     """(requests, sectors, least) with sectors of 32 bytes."""
     assert sectors(lanes(offset), nbytes) == expected
+
+
+# A lock that all lanes of the block take one after the other, to add one to a word of memory: the words in brackets are
+# what takes it, what comes before and after the work, and what gives it back.
+LOCK = """
+    mov.u32 %rank, 0;
+AGAIN:
+    {take} %c, [{lock}], 0, 1;
+    setp.ne.u32 %p, %c, 0;
+    @%p bra NEXT;
+    {before}
+    ld.{space}.u32 %v0, [{word}];
+    add.u32 %v0, %v0, 1;
+    st.{space}.u32 [{word}], %v0;
+    {after}
+    {give}
+    mov.u32 %rank, 1;
+NEXT:
+    setp.eq.u32 %q, %rank, 0;
+    @%q bra AGAIN;
+"""
+TAKE, TAKE_RELAXED = "atom.acquire.gpu.global.cas.b32", "atom.global.cas.b32"
+GIVE, GIVE_RELAXED = "st.release.gpu.global.u32 [{lock}], 0;", "atom.global.exch.b32 %c, [{lock}], 0;"
+
+
+def lock(take: str, give: str, before: str = "", after: str = "", space: str = "global") -> str:
+    places = {"global": ("%data", "%data+128"), "shared": ("%b", "%b+128")}[space]
+    body = LOCK.format(take=take, give=give, before=before, after=after, space=space, lock="{lock}", word=places[1])
+    return body.replace("{lock}", places[0])
+
+
+@pytest.mark.parametrize(("grid", "block"), [(1, 8), (1, 64), (2, 32)])
+@pytest.mark.parametrize(
+    "body",
+    [
+        lock(TAKE, GIVE),
+        lock(TAKE_RELAXED, GIVE_RELAXED, "membar.gl;", "membar.gl;"),
+        lock(TAKE_RELAXED, GIVE, "fence.acq_rel.gpu;"),
+    ],
+)
+def test_a_lock_orders_the_lanes_of_a_warp_too(body: str, grid: int, block: int) -> None:
+    report = races(body, grid, block)
+    assert report.clean, report.render()
+    assert report.outputs["data"][32] == grid * block
+
+
+def test_a_lock_in_shared_memory_orders_lanes() -> None:
+    take, give = "atom.acquire.cta.shared.cas.b32", "st.release.cta.shared.u32 [{lock}], 0;"
+    start = "@%leader st.shared.u32 [%b], 0; @%leader st.shared.u32 [%b+128], 0; bar.sync 0;"
+    report = races(start + lock(take, give, space="shared"))
+    assert report.clean, report.render()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lock(TAKE_RELAXED, GIVE_RELAXED, "membar.gl;", ""),
+        lock(TAKE_RELAXED, GIVE_RELAXED, "", "membar.gl;"),
+        lock(TAKE, "st.relaxed.gpu.global.u32 [{lock}], 0;"),
+        lock(TAKE_RELAXED, GIVE),
+    ],
+)
+def test_a_lock_that_lacks_a_fence_orders_nothing(body: str) -> None:
+    assert kinds(races(body, block=8)) == {"missing bar.warp.sync"}
+    assert "race" in kinds(races(body, block=64))
+
+
+def test_a_lane_that_meets_itself_at_a_flag_does_not_order_the_others() -> None:
+    body = """
+        st.global.u32 [%at], %t;
+        @%leader st.release.gpu.global.u32 [%to], 1;
+        @%leader ld.acquire.gpu.global.u32 %c, [%to];
+        xor.b32 %c, %t, 1; mul.wide.u32 %x, %c, 4; add.s64 %x, %data, %x;
+        ld.global.u32 %c, [%x];
+    """
+    assert kinds(races(body, block=32)) == {"missing bar.warp.sync"}

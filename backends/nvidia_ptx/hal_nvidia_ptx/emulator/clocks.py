@@ -125,14 +125,16 @@ class Clocks:
         sent[home] = np.maximum(sent[home], mine)
         return sent
 
-    def accept(self, warp: int, parcel: Times) -> None:
-        """An acquire by this warp."""
+    def accept(self, warp: int, parcel: Times, lanes: bool) -> None:
+        """An acquire by this warp; lanes: by others than the lane that released, who see what theirs have done."""
         home = self.first + warp // self.actors
         far = self.reach()
         np.maximum(far[warp], parcel, out=far[warp])
         for plane in (GENERIC, DEVICE):
             known = self.know[plane, warp, : self.far_columns]
             np.maximum(known, parcel[home], out=known)
+        if lanes:
+            self.synced[warp] = max(self.synced[warp], parcel[home, self.own[warp]])
         self.version += 1
 
     def joined_far(self, chosen: Mask | None, width: int) -> Times | None:

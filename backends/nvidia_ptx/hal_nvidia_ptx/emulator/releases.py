@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -10,8 +10,19 @@ from hal_nvidia_ptx.emulator.clocks import DEVICE, GENERIC, Clocks, Ints, Mask, 
 from hal_nvidia_ptx.emulator.conflicts import Group
 from hal_nvidia_ptx.emulator.syntax import Instruction
 
-# What lies at an address for whoever acquires there: what is known, and the one CTA that may take it, -1 for all.
-Parcels: TypeAlias = "dict[int, tuple[Times, int]]"
+MANY = -1
+
+
+class Parcel(NamedTuple):
+    """What lies at an address for whoever acquires there: what is known, the one CTA that may take it (-1: all may),
+    and the thread of the batch that put it there (-1: several did)."""
+
+    known: Times
+    cta: int
+    giver: int
+
+
+Parcels: TypeAlias = "dict[int, Parcel]"
 
 
 class Releases:
@@ -25,7 +36,7 @@ class Releases:
         self.clocks = clocks
         self._parcels: dict[str, Parcels] = {"global": memory, "shared": {}}
         self._fenced = False
-        self._owed: dict[int, Times] = {}  # per warp: what relaxed reads saw
+        self._owed: dict[int, tuple[Times, bool]] = {}  # per warp: what relaxed reads saw, and `accept`'s `lanes`
 
     def access(self, ins: Instruction, space: str, group: Group, offsets: Ints, kind: str) -> None:
         """A strong access, in order of lanes: a read takes, a write gives, an atomic does both."""
@@ -34,35 +45,43 @@ class Releases:
         if not (acquires or releases or self._fenced or parcels):
             return
         within = ins.has("cta") and not ins.has("gpu", "sys", "cluster")
-        for lane in np.sort(np.unique(group.warp << 40 | offsets, return_index=True)[1]):
-            place, warp = int(offsets[lane]), int(group.warp[lane])
+        _, first, count = np.unique(group.warp << 40 | offsets, return_index=True, return_counts=True)
+        for at in np.argsort(first):
+            lane, lanes = first[at], int(count[at])
+            place, warp, who = int(offsets[lane]), int(group.warp[lane]), int(group.who[lane])
             cta = warp // self.clocks.warps
-            parcel, only = parcels.get(place, (None, -1))
-            taken = parcel if kind != "write" and only in (-1, cta) else None
+            old = parcels.get(place)
+            taken = old if old is not None and kind != "write" and old.cta in (MANY, cta) else None
             if taken is not None:
-                self._take(warp, taken, acquires)
+                self._take(warp, taken.known, acquires, lanes > 1 or taken.giver != who)
             if kind != "read":
                 given = self.clocks.parcel(warp, GENERIC if releases else DEVICE)
-                parcels[place] = given if taken is None else np.maximum(given, taken), cta if within else -1
+                giver = who if lanes == 1 and (taken is None or taken.giver == who) else MANY
+                known = given if taken is None else np.maximum(given, taken.known)
+                parcels[place] = Parcel(known, cta if within else MANY, giver)
 
-    def _take(self, warp: int, parcel: Times, acquires: bool) -> None:
+    def _take(self, warp: int, known: Times, acquires: bool, lanes: bool) -> None:
         if acquires:
-            self.clocks.accept(warp, parcel)
+            self.clocks.accept(warp, known, lanes)
         else:
-            self._owed[warp] = np.maximum(self._owed.get(warp, parcel), parcel)
+            self._owe(warp, known, lanes)
+
+    def _owe(self, warp: int, known: Times, lanes: bool) -> None:
+        old, before = self._owed.get(warp, (known, False))
+        self._owed[warp] = np.maximum(old, known), lanes or before
 
     def fence(self, group: Group) -> None:
         """A fence of these lanes makes what their relaxed reads saw known."""
         self._fenced = True
         warps = set(group.warp.tolist()) if self._owed else set()
         for warp in [warp for warp in self._owed if warp in warps]:
-            self.clocks.accept(warp, self._owed.pop(warp))
+            self.clocks.accept(warp, *self._owed.pop(warp))
 
     def share(self, chosen: Mask | None) -> None:
         """The chosen warps meet at barriers of their CTAs: what one has read with a relaxed access is there for all."""
         width = self.clocks.warps
-        for warp, parcel in list(self._owed.items()):
+        for warp, (known, _) in list(self._owed.items()):
             first = warp // width * width
             for other in range(first, first + width):
                 if chosen is None or chosen[other]:
-                    self._owed[other] = np.maximum(self._owed.get(other, parcel), parcel)
+                    self._owe(other, known, False)

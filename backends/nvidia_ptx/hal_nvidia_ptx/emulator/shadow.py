@@ -98,4 +98,4 @@ class GlobalShadow(Shadow):
         super().__init__(nbytes, granule)
         self.read: Ints = np.zeros(self.count, np.int64)
         self.many: Ints = np.zeros(self.count, np.int64)
-        self.released: dict[int, tuple[NDArray[np.int32], int]] = {}  # what atomics pass on, by offset
+        self.released: dict[int, Any] = {}  # what atomics pass on, by offset: see releases.py
