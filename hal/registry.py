@@ -269,7 +269,7 @@ def load_plugin(path: str | os.PathLike[str]) -> list[str]:
     with _state.lock:
         made = capi.Backend(path)
         mine, others = _Claim(library=str(made.path)), _claims().get(made.name, [])
-        if mine not in others:
+        if all(other.library != mine.library for other in others):
             if others:
                 raise BackendUnavailable(_rivals(made.name, [*others, mine]))
             _state.infos[made.name] = list(made.devices())

@@ -146,6 +146,24 @@ class CPlugins:
         """The complete example."""
         return self.build("arena", *sorted((self.examples / "arena").glob("*.c")))
 
+    def variant(self, name: str, edit: str, functions: str = "") -> Path:
+        """The smallest example with its table `t` edited by C statements; `functions` stand before, at file level."""
+        source = f"""
+#define hal_get_backend original
+#include "{self.examples / "minimal.c"}"
+#undef hal_get_backend
+HAL_EXPORT const hal_backend *hal_get_backend(uint32_t host_major, uint32_t host_minor);
+{functions}
+const hal_backend *hal_get_backend(uint32_t host_major, uint32_t host_minor) {{
+    static struct {{ hal_backend known; void *later[4]; }} room;
+    hal_backend *t = &room.known;
+    *t = *original(host_major, host_minor);
+    {edit}
+    return t;
+}}
+"""
+        return self.build(name, source)
+
     def python(
         self, *arguments: str, plugins: Sequence[Path | str] = (), timeout: float = 300
     ) -> subprocess.CompletedProcess[str]:

@@ -83,6 +83,8 @@ class Library:
         given = traced(get, header.SYMBOL, _listener)(major, minor) if _listener else get(major, minor)
         if given == ffi.NULL:
             raise AbiMismatch(f"{self.path} does not serve version {major}.{minor} of hal's C interface: it says so")
+        if _listener:
+            _listener("reading the table that hal_get_backend gave")
         size, full = int(given.struct_size), ffi.sizeof("hal_backend")
         if not ffi.offsetof("hal_backend", "version") <= size <= _LARGEST_TABLE:
             raise AbiMismatch(f"{self.path}: the table's struct_size is {size}; wanted about {full}")
