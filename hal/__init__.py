@@ -9,6 +9,7 @@ Importing touches no hardware and no framework. This list is the public interfac
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING, Any
 
 from hal.api import (
     asarray,
@@ -43,6 +44,10 @@ from hal.planning import explain, plan
 from hal.registry import DeviceEntry, load_plugin
 from hal.settings import use
 
+if TYPE_CHECKING:
+    from hal.conformance.subjects.reference import reference
+    from hal.conformance.subjects.verdict import judge
+
 __version__ = "0.1.0"
 
 logging.getLogger("hal").addHandler(logging.NullHandler())  # silent unless the program that uses hal listens
@@ -72,13 +77,28 @@ __all__ = [
     "devices",
     "empty",
     "explain",
+    "judge",
     "layernorm",
     "load_plugin",
     "log_softmax",
     "matmul",
     "plan",
+    "reference",
     "rmsnorm",
     "softmax",
     "synchronize",
     "use",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`judge` and `reference`: the judge is imported when it is first asked for."""
+    if name == "judge":
+        from hal.conformance.subjects.verdict import judge
+
+        return judge
+    if name == "reference":
+        from hal.conformance.subjects.reference import reference
+
+        return reference
+    raise AttributeError(f"module 'hal' has no attribute {name!r}")

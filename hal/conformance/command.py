@@ -16,6 +16,8 @@ from hal.conformance.cases import select
 from hal.conformance.profile import Profile, read
 from hal.conformance.report import Progress, Report
 from hal.conformance.session import Outcome, Runner, outcomes, run_here
+from hal.conformance.subjects import is_subject, open_subject, profile_for
+from hal.conformance.wider import Wider
 from hal.device import Device
 from hal.errors import HalError
 from hal.registry import find, open_device
@@ -28,10 +30,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "device",
         metavar="DEVICE",
         nargs="?",
-        help='a device string: "cpu", "opencl:0", "opencl:rtx" … (only --list goes without)',
+        help='a device string: "cpu", "opencl:0", "opencl:rtx" …; or what is not hal\'s: "torch@cuda:0", "numpy@", '
+        '"py@module:function" (only --list goes without)',
     )
     parser.add_argument("--level", choices=LEVELS, default="smoke", help="how many cases (default: smoke)")
-    parser.add_argument("--ops", metavar="OPS", default="", help="only these operators, with commas (default: all)")
+    parser.add_argument(
+        "--ops",
+        metavar="OPS",
+        default="",
+        help='only these operators, with commas; on torch devices "all" adds every operator that torch describes, '
+        '"trace:FILE" judges those in a file',
+    )
+    parser.add_argument(
+        "--shapes", metavar="MODELS", default="", help="real layers at full size: qwen3-8b,deepseek-v3 …"
+    )
     parser.add_argument("-k", metavar="PATTERN", dest="pattern", default="", help="only cases with this in their name")
     parser.add_argument("--profile", metavar="FILE", type=Path, help="TOML file with what the device's maker declares")
     parser.add_argument("--json", metavar="FILE", nargs="?", const="-", help="write the report as JSON (-: to stdout)")
@@ -49,18 +61,18 @@ def run(args: argparse.Namespace) -> int:
     if args.device is None and not args.list:
         args.usage_error(no_device(args.json))
     try:
-        operators = [name for name in args.ops.replace(" ", "").split(",") if name]
-        cases = select(args.level, operators, args.pattern)
+        wider = Wider.parse(args.ops, args.shapes, args.device or "")
+        cases = [] if wider.instead else select(args.level, wider.operators, args.pattern)
         if args.list:
             print("\n".join(case.name for case in cases))
             return 0
-        if not cases:
+        if not cases and not wider.instead:
             raise HalError(f"no case of level {args.level} matches")
         profile = Profile()
         if args.profile:
             with naming("--profile", args.profile, "cannot be read"):
                 profile = read(args.profile)
-        report = judge_device(args, cases, profile)
+        report = judge_device(args, cases, profile, wider)
         if args.json == "-":
             print(json.dumps(report.to_json(), indent=1))
             report.write(sys.stderr)
@@ -87,28 +99,37 @@ def no_device(json_file: str | None) -> str:
     )
 
 
-def judge_device(args: argparse.Namespace, cases: list[Case], profile: Profile) -> Report:
+def judge_device(args: argparse.Namespace, cases: list[Case], profile: Profile, wider: Wider) -> Report:
     """The report on the device. Raises BackendUnavailable or DeviceError where there is none."""
-    entry = find(args.device)
+    device: Device | None = None
+    if is_subject(args.device):
+        device = open_subject(args.device, wider.operators)
+        name, info, profile = device.name, device.info, profile_for(device, profile)
+    else:
+        entry = find(args.device)
+        name, info = entry.name, entry.info
     if args.json and args.json != "-":
         check_file("--json", Path(args.json))
     if args.save:
         make_folder("--save", args.save)
-    device: Device | None = None
     runner: Runner
-    if args.isolate:  # the device is opened in the children alone
-        runner = isolate.run_apart(isolate.worker(entry.name), args.timeout, args.seed)
+    if args.isolate and device is None and not wider.instead:  # the device is opened in the children alone
+        runner = isolate.run_apart(isolate.worker(name), args.timeout, args.seed)
     else:
-        device = open_device(entry.name)
+        device = device or open_device(name)
         runner = run_here(device, args.seed)
-    report = Report(entry.name, entry.info, args.level, profile)
-    progress = Progress(f"hal conformance {entry.name}", len(cases))
+    report = Report(name, info, args.level, profile)
+    progress = Progress(f"hal conformance {name}", len(cases))
     start = time.perf_counter()
-    for case, outcome in zip(cases, outcomes(cases, entry.info.dtypes, profile, runner), strict=True):
+    for case, outcome in zip(cases, outcomes(cases, info.dtypes, profile, runner), strict=True):
         report.outcomes.append(outcome)
         progress(outcome)
         if args.save and outcome.status == "failed":
-            save(args.save, entry.name, case, outcome, args.seed)
+            save(args.save, name, case, outcome, args.seed)
+    if device is not None:
+        for outcome in wider.outcomes(device, args.level, args.seed):
+            report.outcomes.append(outcome)
+            progress(outcome)
     report.seconds = time.perf_counter() - start
     return report
 
