@@ -13,7 +13,7 @@ from typing import Any
 from hal.capi.describe import Described
 from hal.capi.header import codes
 from hal.capi.library import Answer, Library, check_path, plugin_name
-from hal.capi.plan import Plan, Prepared, SingleUsePlan, WorkspacePlan, as_stream
+from hal.capi.plan import Plan, PlanOfThree, Prepared, SingleUsePlan, WorkspacePlan, as_stream
 from hal.device import Backend as BackendContract
 from hal.device import Bytes, DeviceInfo
 from hal.device import Device as DeviceContract
@@ -178,7 +178,9 @@ class Device(DeviceContract):
             )
         if prepared.single_use:
             return SingleUsePlan(prepared, count, described)
-        return (WorkspacePlan if prepared.workspace_bytes else Plan)(prepared, count)
+        if prepared.workspace_bytes:
+            return WorkspacePlan(prepared, count)
+        return (PlanOfThree if (len(op.outputs), len(op.inputs)) == (1, 2) else Plan)(prepared, count)
 
     def synchronize(self) -> None:
         self.library.check(self.library.table.synchronize(self.pointer), "synchronize")

@@ -88,6 +88,21 @@ class Plan(PlanContract):
         }
 
 
+class PlanOfThree(Plan):
+    """One result and two operands, as matmul has them: packed without a loop, which is 0.3 us of 0.75."""
+
+    def __call__(self, outputs: Sequence[Operand], inputs: Sequence[Operand], stream: Any = None) -> None:
+        null = self._null
+        status = self._launch(
+            self._plan,
+            self._pack(*outputs[0], *inputs[0], *inputs[1]),
+            null,
+            null if stream is None else self._device.stream_of(stream),
+        )
+        if status:
+            raise self._device.library.failure(status, "op_launch")
+
+
 class WorkspacePlan(Plan):
     """With a workspace: the device's one on its own queue, where launches are in order; else memory of its own."""
 
