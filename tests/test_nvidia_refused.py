@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hal.errors import BackendUnavailable, CompileError
+from hal_nvidia_ptx import check
 from hal_nvidia_ptx.assembly.assembler import assemble, tool
 from hal_nvidia_ptx.emulator import program
 from hal_nvidia_ptx.emulator.operands import split
@@ -223,3 +224,76 @@ def test_what_compilers_say_of_themselves_is_no_comment() -> None:
     lines = COMPILED.splitlines()
     assert place_of(lines, 10).comment == ""
     assert place_of(lines, 16).comment == "three lines that speak of it"
+
+
+def kernel(body: str, before: str = "", head: str = ".visible .entry k(.param .u64 X)", target: str = "sm_80") -> str:
+    return f".version 8.0\n.target {target}\n.address_size 64\n{before}\n{head}\n{{\n{body}\nret;\n}}\n"
+
+
+WHOLE_TEXTS = {
+    "a register that hides a special one": kernel(".reg .u32 %tid; mov.u32 %tid, %tid.x;"),
+    "a register twice": kernel(".reg .u32 %a; .reg .u32 %a;"),
+    "a register of a range": kernel(".reg .u32 %a<4>; .reg .u32 %a1;"),
+    "a range twice": kernel(".reg .u32 %a<4>; .reg .f32 %a<2>;"),
+    "a variable twice": kernel(".shared .b32 s; .shared .b32 s;"),
+    "a parameter twice": kernel("", head=".visible .entry k(.param .u64 X, .param .u64 X)"),
+    "an entry twice": kernel("") + ".visible .entry k() { ret; }",
+    "a label twice": kernel("A: A:"),
+    "a label between other braces": kernel("{ A: } bra A;"),
+    "a register beyond its range": kernel(".reg .u32 %a<4>; mov.u32 %a4, 1;"),
+    "an odd alignment": kernel("", ".shared .align 3 .b8 s[4];"),
+    "too much static shared memory": kernel(".reg .u32 %r; mov.u32 %r, s;", ".shared .align 4 .b8 s[49153];"),
+    "initial values of shared memory": kernel("", ".shared .b32 s = 5;"),
+    "too many initial values": kernel("", ".global .b32 s[2] = {1,2,3};"),
+    "a type that is none": kernel(".reg .u33 %r;"),
+    "a guard that is no predicate": kernel(".reg .u32 %r; @%r mov.u32 %r, 1;"),
+    "a declaration without semicolon": kernel(".reg .u32 %r\nmov.u32 %r, 1;"),
+    "an instruction without semicolon": kernel(".reg .u32 %r;\nmov.u32 %r, 1\nmov.u32 %r, 2;"),
+    "a name that starts with a digit": kernel(".reg .u32 1a;"),
+    "no threads": kernel("", head=".visible .entry k() .maxntid 0"),
+    "two sizes of a block": kernel("", head=".visible .entry k() .maxntid 32 .reqntid 32"),
+    "a value for ret": kernel(".reg .u32 %r; ret %r;"),
+    "more than 64 bits": kernel(".reg .u32 %r; mov.u32 %r, 99999999999999999999999;"),
+    "no octal number": kernel(".reg .u32 %r; mov.u32 %r, 08;"),
+    "a short float": kernel(".reg .f32 %r; mov.f32 %r, 0f3F8;"),
+    "an offset that is subtracted": kernel(".reg .u64 %r; .reg .u32 %q; ld.global.u32 %q, [%r-8];"),
+    "an address without brackets": kernel(".reg .u64 %r; .reg .u32 %q; ld.global.u32 %q, %r;"),
+    "a variable of another space": kernel(".reg .u32 %q; ld.shared.u32 %q, [s];", ".global .b32 s[4];"),
+    "a store to constants": kernel(".reg .u32 %q; mov.u32 %q, 1; st.const.u32 [s], %q;", ".const .b32 s[4];"),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE_TEXTS)
+def test_texts_that_the_assembler_refuses_are_refused(name: str) -> None:
+    with pytest.raises(PtxError) as caught:
+        program.load(WHOLE_TEXTS[name], "k", "sm_80")
+    assert caught.value.line
+    if has_assembler():
+        with pytest.raises(CompileError):
+            assemble(WHOLE_TEXTS[name], "sm_80")
+
+
+GOOD_TEXTS = {
+    "constant expressions": (".reg .u32 %r; mov.u32 %r, (1<<4)|3;", ""),
+    "nested parentheses": (".reg .u32 %r; mov.u32 %r, ((1 + 2) * (3 + 4));", ""),
+    "negative offsets": (".reg .u64 %r; .reg .u32 %q; ld.global.u32 %q, [%r+-8];", ""),
+    "an element of an array": (".reg .u32 %q; ld.shared.u32 %q, s[1];", ".shared .b32 s[4];"),
+    "one name in two scopes": ("{ .reg .u32 %a; .reg .f32 %b<2>; } { .reg .f32 %a; .reg .u32 %b<3>; A: } A:", ""),
+}
+
+
+@pytest.mark.parametrize("name", GOOD_TEXTS)
+def test_texts_that_the_assembler_takes_are_taken(name: str) -> None:
+    text = kernel(*GOOD_TEXTS[name])
+    program.load(text, "k", "sm_80")
+    if has_assembler():
+        assemble(text, "sm_80")
+
+
+def test_an_element_of_an_array_is_counted_in_its_type() -> None:
+    body = """
+    .reg .u64 %p; .reg .u32 %a, %b;
+    ld.param.u64 %p, [X]; mov.u32 %a, 7; st.shared.u32 [s+8], %a; ld.shared.u32 %b, s[2]; st.global.u32 [%p], %b;
+    """
+    report = check(kernel(body, ".shared .align 4 .b32 s[4];"), 1, 1, ["x:u32[1]"])
+    assert report.clean and report.outputs["x"].tolist() == [7]

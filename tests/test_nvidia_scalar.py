@@ -25,16 +25,16 @@ KERNEL = """
 .address_size 64
 .visible .entry k(.param .u64 A, .param .u64 B, .param .u64 C, .param .u64 OUT, .param .u64 Q)
 {{
-    .reg .b32 %tid, %q; .reg .b64 %base, %at; .reg .pred %p, %other, %odd;
+    .reg .b32 %thread, %q; .reg .b64 %base, %at; .reg .pred %p, %other, %odd;
     .reg .{ta} %a; .reg .{tb} %b; .reg .{tc} %c; .reg .{td} %d;
-    mov.u32 %tid, %tid.x;
-    and.b32 %q, %tid, 1;
+    mov.u32 %thread, %tid.x;
+    and.b32 %q, %thread, 1;
     setp.ne.u32 %odd, %q, 0;
-    ld.param.u64 %base, [A]; mad.wide.u32 %at, %tid, {wa}, %base; ld.global.{la} %a, [%at];
-    ld.param.u64 %base, [B]; mad.wide.u32 %at, %tid, {wb}, %base; ld.global.{lb} %b, [%at];
-    ld.param.u64 %base, [C]; mad.wide.u32 %at, %tid, {wc}, %base; ld.global.{lc} %c, [%at];
+    ld.param.u64 %base, [A]; mad.wide.u32 %at, %thread, {wa}, %base; ld.global.{la} %a, [%at];
+    ld.param.u64 %base, [B]; mad.wide.u32 %at, %thread, {wb}, %base; ld.global.{lb} %b, [%at];
+    ld.param.u64 %base, [C]; mad.wide.u32 %at, %thread, {wc}, %base; ld.global.{lc} %c, [%at];
     {code}
-    ld.param.u64 %base, [OUT]; mad.wide.u32 %at, %tid, {wd}, %base; st.global.{ld} [%at], %d;
+    ld.param.u64 %base, [OUT]; mad.wide.u32 %at, %thread, {wd}, %base; st.global.{ld} [%at], %d;
     ret;
 }}
 """

@@ -61,7 +61,7 @@ class Address:
     offset: int = 0
 
     def __str__(self) -> str:
-        return f"[{self.base}{self.offset:+d}]" if self.offset else f"[{self.base}]"
+        return f"[{self.base}+{self.offset}]" if self.offset else f"[{self.base}]"
 
 
 def at(base: Register | str, offset: int = 0) -> Address:

@@ -34,6 +34,8 @@ def declared(text: str) -> tuple[Head, str]:
             if number is None:
                 raise PtxError(".align of what?")
             head.align, text = int(number[1]), text[number.end() :]
+            if head.align & (head.align - 1) or not head.align:
+                raise PtxError(f".align {head.align}: an alignment is a power of two")
         elif word in SPACES:
             head.space = word
         elif word in DTYPE:
@@ -45,9 +47,16 @@ def declared(text: str) -> tuple[Head, str]:
     return head, text
 
 
+def check_name(name: str) -> None:
+    """Raises PtxError for what cannot be a name: a semicolon is missing, mostly."""
+    if not re.fullmatch(r"[A-Za-z][\w$]*|[_$%][\w$]+", name):
+        raise PtxError(f"{' '.join(name.split())!r} is no name; is a semicolon missing?")
+
+
 def array_of(text: str) -> tuple[str, int, bool]:
     """(name, elements, whether it is an array) of `name`, `name[4][2]` or `name[]`."""
     name, bracket, rest = text.partition("[")
+    check_name(name.strip())
     count = 1
     if bracket:
         for size in re.findall(r"[^\[\]]+", rest) or ["0"]:

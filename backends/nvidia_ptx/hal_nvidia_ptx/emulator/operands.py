@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass, field
 
 from hal_nvidia_ptx.emulator.syntax import (
+    WIDTH,
     Addr,
     Group,
     Imm,
@@ -36,13 +37,14 @@ SPECIAL = frozenset(
     ]
 )  # fmt: skip
 
-_SPLIT = re.compile(r"\{[^{}]*\}|\[(?:[^\[\]])*\]|\((?:[^()])*\)|[^,\s\[{(][^,\[{(]*(?:\([^()]*\))?[^,\[{(]*")
+_SPLIT = re.compile(r"\{[^{}]*\}|\[[^\[\]]*\]|[^,\s\[{][^,\[{]*(?:\[[^\[\]]*\])?[^,\[{]*")
 _NUMBERED = re.compile(r"(.*?)(\d+)$", re.DOTALL)
 _NAME = re.compile(r"[%A-Za-z_$][\w$.]*$")
 _DECIMAL = re.compile(r"-?(\d+\.\d*|\.?\d+)([eE][-+]?\d+)?$")
 _HEX_FLOAT = re.compile(r"(-?)0([fFdD])([0-9a-fA-F]+)$")
 _INTEGER = re.compile(r"(-?)(0[xX][0-9a-fA-F]+|0[bB][01]+|\d+)[uU]?$")
-_OFFSET = re.compile(r"\[\s*([%A-Za-z_$][\w$.]*)\s*(?:([+-])\s*([^,\]]+?)\s*)?\]$")
+_OFFSET = re.compile(r"\[\s*([%A-Za-z_$][\w$.]*)\s*(?:\+\s*([^,\]]+?)\s*)?\]$")
+_ELEMENT = re.compile(r"([A-Za-z_$][\w$]*)\[([^\[\]]+)\]$")
 _ARITHMETIC = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.floordiv,
     ast.Mod: operator.mod, ast.LShift: operator.lshift, ast.RShift: operator.rshift, ast.BitAnd: operator.and_,
@@ -70,6 +72,17 @@ class Scope:
     variables: dict[str, Variable] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     known: dict[str, Operand] = field(default_factory=dict)  # operands seen in this scope
+
+    def declares(self, name: str) -> bool:
+        """Whether a register, or a range `%r<4>`, is declared between these braces already, in whole or part."""
+        stem, _, count = name.partition("<")
+        if count:
+            below = int(count.rstrip("> "))
+            taken = (each.removeprefix(stem) for each in self.names if each.startswith(stem))
+            return stem in self.ranges or any(each.isdigit() and int(each) < below for each in taken)
+        numbered = _NUMBERED.match(name)
+        within = numbered is not None and int(numbered[2]) < self.ranges.get(numbered[1], (0, ""))[0]
+        return name in self.names or within
 
     def register(self, name: str) -> str | None:
         """The unique name of a declared register, None if there is none of this name."""
@@ -106,9 +119,23 @@ class Scope:
 
 def split(text: str) -> list[str]:
     """Operand texts between the commas that are not inside brackets."""
-    if "{" in text or "[" in text or "(" in text:
+    if "(" in text:
+        return _split_nested(text)
+    if "{" in text or "[" in text:
         return [part.strip() for part in _SPLIT.findall(text)]
     return [part.strip() for part in text.split(",")] if text else []
+
+
+def _split_nested(text: str) -> list[str]:
+    """The same where there are parentheses, which may stand in each other."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
 
 
 def parse_operand(text: str, scope: Scope) -> Operand:
@@ -129,6 +156,8 @@ def _parse(text: str, scope: Scope) -> Operand:
     if first == "(":
         if number := constant(text):
             return number
+        if text[-1] != ")":
+            raise PtxError(f"{text!r} is no operand")
         return Group(tuple(parse_operand(part, scope) for part in split(text[1:-1].strip())))
     if text == "_":
         return Sink()
@@ -142,6 +171,10 @@ def _parse(text: str, scope: Scope) -> Operand:
     number = constant(text)
     if number is not None:
         return number
+    if element := _ELEMENT.match(text):
+        variable = scope.variable(element[1])
+        if variable is not None:
+            return Addr(Symbol(variable.name), _integer(element[2].strip()) * WIDTH[variable.kind])
     if plus := re.match(r"([A-Za-z_$%][\w$]*)\s*\+\s*(\w+)$", text):
         return Symbol(_symbol(plus[1], scope), _integer(plus[2]))
     raise PtxError(f"{text!r} is no operand")
@@ -152,6 +185,8 @@ def _named(name: str, scope: Scope) -> Operand:
     if unique is not None:
         return Reg(unique)
     if name in SPECIAL:
+        if "." in name and scope.register(name.partition(".")[0]) is not None:
+            raise PtxError(f"{name}: the text has a register {name.partition('.')[0]}, which hides it")
         return Reg(name)
     if name == "WARP_SZ":
         return Imm(32)
@@ -180,9 +215,9 @@ def _address(text: str, scope: Scope) -> Addr:
     plain = _OFFSET.match(text)
     if plain is not None:
         base = _named(plain[1], scope)
-        offset = 0 if plain[3] is None else _integer(plain[3])
+        offset = 0 if plain[2] is None else _integer(plain[2])
         if isinstance(base, (Reg, Symbol)):
-            return Addr(base, -offset if plain[2] == "-" else offset)
+            return Addr(base, offset)
     inner = text[1:-1].strip()
     if "," in inner:
         head, _, tail = inner.partition(",")
@@ -203,11 +238,17 @@ def constant(text: str) -> Imm | None:
     if whole is not None:
         digits = whole[2]
         octal = len(digits) > 1 and digits.isdigit() and digits[0] == "0"
+        if octal and not digits.strip("01234567") == "":
+            raise PtxError(f"{text}: a number that starts with 0 is octal")
         value = int(digits, 8) if octal else int(digits, 0)
+        if value >= 1 << 64:
+            raise PtxError(f"{text} has more than 64 bits")
         return Imm(-value if whole[1] else value)
     exact = _HEX_FLOAT.match(text)
     if exact is not None:
-        single = exact[3] and exact[2] in "fF"
+        single = exact[2] in "fF"
+        if len(exact[3]) != (8 if single else 16):
+            raise PtxError(f"{text}: a constant 0f has 8 digits, 0d has 16")
         raw = int(exact[3], 16)
         value = (
             struct.unpack("<f", struct.pack("<I", raw))[0] if single else struct.unpack("<d", struct.pack("<Q", raw))[0]

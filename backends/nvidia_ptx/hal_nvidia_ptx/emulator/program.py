@@ -54,6 +54,9 @@ Array: TypeAlias = NDArray[Any]
 Kind: TypeAlias = "str | np.dtype[Any]"  # a PTX type, or a dtype
 
 
+STATIC_SHARED = 48 * 1024  # bytes of a block; more is there at launch only
+
+
 class Address:
     """The address of an operand [base + offset]; `get` gives int64 [count]."""
 
@@ -87,6 +90,9 @@ class Program:
         self.parameters, self.parameter_bytes = layout.parameters, layout.parameter_bytes
         self.offsets, self.local_bytes = layout.offsets, layout.local_bytes
         self.shared_static, self.dynamic_start = layout.shared_static, layout.dynamic_start
+        if self.shared_static > STATIC_SHARED:
+            have = f"{self.shared_static} bytes of shared memory that the text declares"
+            raise PtxError(f"kernel {self.name} has {have}, {STATIC_SHARED} are the most", function.line)
         self.handlers = [self._handler(ins) for ins in self.instructions]
         self.effects = [effect(ins, handler) for ins, handler in zip(self.instructions, self.handlers, strict=True)]
         self.unassigned = unassigned(self.function, self.effects)

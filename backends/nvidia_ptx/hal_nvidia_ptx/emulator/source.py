@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from hal_nvidia_ptx.emulator.declarations import LINKAGE, SPACES, Head, array_of, declared, initial_bytes
+from hal_nvidia_ptx.emulator.declarations import LINKAGE, SPACES, Head, array_of, check_name, declared, initial_bytes
 from hal_nvidia_ptx.emulator.header import check_head, read
 from hal_nvidia_ptx.emulator.operands import Names, Scope, parse_operand, split
 from hal_nvidia_ptx.emulator.syntax import (
@@ -37,6 +37,7 @@ _TUNING = frozenset(
     ["maxntid", "reqntid", "minnctapersm", "maxnreg", "maxnctapersm", "reqnctapercluster", "explicitcluster"]
     + ["maxclusterrank", "noreturn", "blocksareclusters", "pragma"]
 )
+_SIZES = frozenset(("maxntid", "reqntid", "maxnreg", "reqnctapercluster", "maxclusterrank"))
 _TO_LINE_END = frozenset(("loc", "file"))
 _HEADER = frozenset(("address_size", "target", "version"))
 
@@ -162,11 +163,10 @@ class _Parser:
         function = self.function
         assert function is not None
         for instruction, scope in self.jumps:
-            instruction.operands = tuple(self._target(each, scope) for each in instruction.operands)
             first = instruction.operands[0] if instruction.operands else None
-            if instruction.opcode.startswith("bra") and not (
-                isinstance(first, Symbol) and first.name in function.labels
-            ):
+            here = isinstance(first, Symbol) and scope.label(first.name) is not None
+            instruction.operands = tuple(self._target(each, scope) for each in instruction.operands)
+            if instruction.opcode.startswith("bra") and not here:
                 raise PtxError(f"{first} is no label here", instruction.line, instruction.text)
         self.jumps = []
         self.function = None
@@ -220,7 +220,10 @@ class _Parser:
             self.fail(f"expected the body of {function.name}", after)
         self.pos = after + 1
         self.function = function
-        (self.result.entries if entry else self.result.functions)[function.name] = function
+        known = self.result.entries if entry else self.result.functions
+        if function.name in known:
+            self.fail(f"{function.name} is defined twice", position)
+        known[function.name] = function
         self.scopes += 1
         body_scope.number = self.scopes
         self.scope = body_scope
@@ -231,8 +234,12 @@ class _Parser:
             if found[1] not in _TUNING:
                 self.fail(f"unknown directive .{found[1]} of {function.name}", found.start(1))
             numbers = tuple(int(number) for number in re.findall(r"\d+", found[2]))
+            if found[1] in _SIZES and not all(numbers):
+                self.fail(f".{found[1]} of 0", found.start(1))
             function.directives[found[1]] = numbers
             self.pos = found.end()
+        if {"maxntid", "reqntid"} <= function.directives.keys():
+            self.fail(f"{function.name} has both .maxntid and .reqntid", self.pos)
 
     def _parameter(self, text: str, scope: Scope, function: Function, line: int) -> Variable:
         words = re.sub(r"\.ptr\b(\s*\.(global|shared|const|local|param)\b)?(\s*\.align\s+\d+)?", " ", text)
@@ -243,6 +250,8 @@ class _Parser:
             scope.names[name] = name
             function.registers[name] = head.kind
         else:
+            if name in scope.variables:
+                raise PtxError(f"parameter {name} is declared twice", line, self.lines[line - 1])
             scope.variables[name] = variable
         return variable
 
@@ -279,9 +288,12 @@ class _Parser:
         if function is None:
             self.fail("a register outside of a function", position)
             return
+        if scope.declares(name):
+            self.fail(f"{name} is declared twice", position)
         many = re.fullmatch(r"([%\w$]+?)<(\d+)>", name)
         taken = function.registers
         if many is None:
+            self._located(self.at(position), check_name, name)
             unique = name if name not in taken else f"{name}@{scope.number}"
             scope.names[name] = unique
             scope.all.renamed |= unique != name
@@ -296,11 +308,17 @@ class _Parser:
             taken[f"{prefix}{number}"] = kind
 
     def _variable(self, head: Head, text: str, initial: str, line: int) -> None:
-        name, count, array = array_of(text)
+        name, count, array = self._located(line, array_of, text)
         function, width = self.function, WIDTH[head.kind]
+        if name in self.scope.variables and not self.scope.variables[name].array:
+            raise PtxError(f"{name} is declared twice", line, self.lines[line - 1])
+        if initial and head.space not in ("global", "const"):
+            raise PtxError(f".{head.space} memory has no initial values", line, self.lines[line - 1])
         table = self.result.variables if function is None else function.variables
         unique = name if name not in table else f"{name}@{self.scope.number}"
         data, relocations = self._located(line, initial_bytes, initial, head.kind) if initial else (None, ())
+        if data is not None and count and len(data) > count * width:
+            raise PtxError(f"{len(data) // width} initial values for {count}", line, self.lines[line - 1])
         if data is not None:
             count = max(count, len(data) // width)
             data = data.ljust(count * width, b"\0")

@@ -74,6 +74,8 @@ def _brx(ins: Instruction, program: Program) -> Op:
 
 @instruction("ret", "exit", writes=0)
 def _exit(ins: Instruction, program: Program) -> Op:
+    program.count(ins, 0)
+
     def run_exit(run: Run, lanes: Lanes) -> bool:
         run.end(lanes)
         return True

@@ -35,6 +35,18 @@ def space_of(ins: Instruction, program: Program, operand: Operand) -> str:
     return space
 
 
+def _checked_space(ins: Instruction, program: Program, operand: Operand) -> str:
+    """`space_of`; raises PtxError for what is no address, and for a variable of another space."""
+    if not isinstance(operand, Addr):
+        raise ins.error(f"{operand} is no address: write [{operand}]")
+    space = space_of(ins, program, operand)
+    variable = program.variable(operand.base.name) if isinstance(operand.base, Symbol) else None
+    own = "" if variable is None else variable.space
+    if own not in ("", "param") and space.partition("::")[0] != own:
+        raise ins.error(f"{operand.base} is in .{own} memory")
+    return space
+
+
 # What stands between the name and the type, beside spaces, vectors and hints for caches.
 _SCOPES = ("cta", "cluster", "gpu", "sys")
 _ORDERS = {"ld": ("relaxed", "acquire"), "st": ("relaxed", "release")}
@@ -73,10 +85,10 @@ def _form(ins: Instruction) -> tuple[str, int]:
 
 @instruction("ld", "ldu")
 def _ld(ins: Instruction, program: Program) -> Op:
-    program.count(ins, 2, 3)  # the third is a cache policy
+    program.count(ins, 2 + ins.has("L2::cache_hint"))  # the third is a cache policy
     kind, count = _form(ins)
     operand = program.operand(ins, 1)
-    space = space_of(ins, program, operand)
+    space = _checked_space(ins, program, operand)
     dtype = DTYPE[kind]
     if space == "param" and isinstance(operand, Addr) and isinstance(operand.base, Symbol):
         return _parameter(ins, program, operand, dtype, count)
@@ -130,10 +142,10 @@ def _parameter(ins: Instruction, program: Program, operand: Addr, dtype: np.dtyp
 
 @instruction("st", writes=0)
 def _st(ins: Instruction, program: Program) -> Op:
-    program.count(ins, 2, 3)
+    program.count(ins, 2 + ins.has("L2::cache_hint"))
     kind, count = _form(ins)
     operand = program.operand(ins, 0)
-    space = space_of(ins, program, operand)
+    space = _checked_space(ins, program, operand)
     if space in ("const", "param"):
         raise ins.error(f"a store to .{space}")
     sources = [_source(ins, program, item, kind) for item in program.items(ins, 1, count)]
