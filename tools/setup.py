@@ -40,7 +40,12 @@ TORCH = "torch==2.13.0"
 TORCH_MB = 800
 # NVIDIA's assembler and disassembler, at the version whose machine code the tests hold to figures: the one that
 # hal_nvidia_ptx/assembly/assembler.py names. Without the first wheel's dependencies, which only a C++ compiler needs.
-ASSEMBLER = {"nvidia-cuda-nvcc==13.5.37": 145, "nvidia-cuda-nvdisasm==13.5.37": 6}
+# The third compiles hal's kernels as C++ of CUDA's kind, in tests only: hal itself never uses it.
+ASSEMBLER = {
+    "nvidia-cuda-nvcc==13.5.37": 145,
+    "nvidia-cuda-nvdisasm==13.5.37": 6,
+    "nvidia-cuda-nvrtc==13.5.37": 142,
+}
 ASSEMBLER_LICENCE = "End User License Agreement of NVIDIA's CUDA Toolkit"
 OPENCL_CPU_LICENCE = "Intel End User License Agreement for Developer Tools"
 
@@ -344,7 +349,7 @@ def require_test_packages(environment: Environment, opencl_cpu: bool) -> None:
     environment.require_package(MODEL, MODEL_MB, ["--no-deps"])
     if assembler_supported():
         if not environment.packages.issuperset(ASSEMBLER):
-            say(f"the tests use NVIDIA's assembler, under the {ASSEMBLER_LICENCE}")
+            say(f"the tests use NVIDIA's assembler and run-time compiler, under the {ASSEMBLER_LICENCE}")
         for requirement, megabytes in ASSEMBLER.items():
             environment.require_package(requirement, megabytes, ["--no-deps"])
 

@@ -47,9 +47,38 @@ int cuGetProcAddress_v2(const char *name, void **address, int version, unsigned 
     return *address ? SUCCESS : NOT_FOUND;
 }
 
-/* `hal doctor` asks the library itself for this one. */
-int cuDriverGetVersion(int *version)
+/* Functions that a program finds by name, as dlsym does it. All have at most eleven arguments, each an integer or an
+   address; those that a function does not have are not looked at. */
+typedef size_t word;
+#define FUNCTION(symbol, name)                                                                                         \
+    int symbol(word a, word b, word c, word d, word e, word f, word g, word h, word i, word j, word k)                 \
+    {                                                                                                                  \
+        int (*registered)(word, word, word, word, word, word, word, word, word, word, word);                           \
+        *(void **)&registered = address_of(name);                                                                      \
+        return registered ? registered(a, b, c, d, e, f, g, h, i, j, k) : NOT_FOUND;                                   \
+    }
+FUNCTION(cuInit, "cuInit")
+FUNCTION(cuDriverGetVersion, "cuDriverGetVersion")
+FUNCTION(cuDeviceGetCount, "cuDeviceGetCount")
+FUNCTION(cuDeviceGetName, "cuDeviceGetName")
+FUNCTION(cuDeviceTotalMem_v2, "cuDeviceTotalMem")
+FUNCTION(cuDeviceGetAttribute, "cuDeviceGetAttribute")
+FUNCTION(cuDevicePrimaryCtxRetain, "cuDevicePrimaryCtxRetain")
+FUNCTION(cuCtxSetCurrent, "cuCtxSetCurrent")
+FUNCTION(cuCtxSynchronize, "cuCtxSynchronize")
+FUNCTION(cuMemAlloc_v2, "cuMemAlloc")
+FUNCTION(cuMemFree_v2, "cuMemFree")
+FUNCTION(cuMemcpyHtoD_v2, "cuMemcpyHtoD")
+FUNCTION(cuMemcpyDtoH_v2, "cuMemcpyDtoH")
+FUNCTION(cuMemcpyDtoD_v2, "cuMemcpyDtoD")
+FUNCTION(cuModuleLoadData, "cuModuleLoadData")
+FUNCTION(cuModuleGetFunction, "cuModuleGetFunction")
+FUNCTION(cuLaunchKernel, "cuLaunchKernel")
+
+/* NVRTC asks for this one, where the process has a driver, and can do without. */
+int cuGetExportTable(const void **exported, const void *id)
 {
-    int (*registered)(int *) = (int (*)(int *))address_of("cuDriverGetVersion");
-    return registered ? registered(version) : INVALID_VALUE;
+    (void)id;
+    *exported = NULL;
+    return NOT_FOUND;
 }

@@ -245,6 +245,9 @@ class Driver:
         write(module, self._new("module", gpu, functions))
         return SUCCESS
 
+    def cuModuleLoadData(self, module: int, image: int) -> int:
+        return self.cuModuleLoadDataEx(module, image, 0, 0, 0)
+
     def _log(self, text: str, count: int, options: int, values: int) -> None:
         """Into the caller's buffer for errors."""
         given = {read(options + 4 * i, ctypes.c_int): read(values + 8 * i) for i in range(count)}
@@ -365,6 +368,15 @@ class Driver:
         gpu.machine.write(to, gpu.machine.read(source, size))
         return gpu.error
 
+    def cuMemcpyHtoD(self, to: int, host: int, size: int) -> int:
+        return self.cuMemcpyHtoDAsync(to, host, size, 0)
+
+    def cuMemcpyDtoH(self, host: int, source: int, size: int) -> int:
+        return self.cuMemcpyDtoHAsync(host, source, size, 0)
+
+    def cuMemcpyDtoD(self, to: int, source: int, size: int) -> int:
+        return self.cuMemcpyDtoDAsync(to, source, size, 0)
+
     def cuMemsetD8Async(self, to: int, value: int, size: int, stream: int) -> int:
         gpu = self._gpu_of(stream)
         if not gpu:
@@ -417,12 +429,38 @@ class Driver:
         ctypes.c_float.from_address(milliseconds).value = 1e3 * (last[2][0] - first[2][0])
         return SUCCESS
 
+    def cuCtxSynchronize(self) -> int:
+        return self.cuStreamSynchronize(0) if self._current else INVALID_CONTEXT
+
     # ---- launches
+
+    def cuLaunchKernel(
+        self,
+        function: int,
+        grid_x: int,
+        grid_y: int,
+        grid_z: int,
+        block_x: int,
+        block_y: int,
+        block_z: int,
+        shared: int,
+        stream: int,
+        parameters: int,
+        extra: int,
+    ) -> int:
+        sizes = (grid_x, grid_y, grid_z, block_x, block_y, block_z, shared)
+        return self._launch(function, sizes, stream, None, parameters)
 
     def cuLaunchKernelEx(self, config: int, function: int, parameters: int, extra: int) -> int:
         # CUlaunchConfig: grid 3 x u32, block 3 x u32, shared u32, (4 bytes), stream, attributes, their number u32
         sizes = tuple((ctypes.c_uint * 7).from_address(config))
-        found, gpu = self._of(function, "function"), self._gpu_of(read(config + 32))
+        cluster = self._cluster(read(config + 40), read(config + 48, ctypes.c_uint))
+        return self._launch(function, sizes, read(config + 32), cluster, parameters)
+
+    def _launch(
+        self, function: int, sizes: tuple[int, ...], stream: int, cluster: tuple[int, ...] | None, parameters: int
+    ) -> int:
+        found, gpu = self._of(function, "function"), self._gpu_of(stream)
         if not found or gpu is None or found[1] is not gpu or self._current is not gpu:
             return INVALID_HANDLE
         wanted: Function = found[2]
@@ -434,8 +472,7 @@ class Driver:
             return OUT_OF_RESOURCES
         if gpu.error:
             return gpu.error
-        self.launched = read(config + 32)
-        cluster = self._cluster(read(config + 40), read(config + 48, ctypes.c_uint))
+        self.launched = stream
         values = [ctypes.string_at(read(parameters + 8 * i), n) for i, n in enumerate(wanted.sizes)]
         try:
             gpu.machine.launch(wanted, grid, block, shared, values, cluster)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hal.porting import DriverBackend
-
 from hal_fibre.device import Device
 from hal_fibre.driver import Driver
 

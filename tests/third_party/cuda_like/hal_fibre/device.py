@@ -10,8 +10,8 @@ from hal.porting import DriverKernelDevice, compile_with
 from hal_opencl import portable
 
 DIALECT = files("hal_fibre").joinpath("dialect.h").read_text(encoding="utf-8")
-COMPILER = ("g++", "-std=c++11", "-O1", "-ffp-contract=off", "-fno-math-errno", "-march=native", "-fPIC", "-shared", "-w")
-WHERE = ("{source}", "-o", "{output}")
+OPTIONS = ("-std=c++11", "-O1", "-ffp-contract=off", "-fno-math-errno", "-march=native", "-fPIC", "-shared", "-w")
+COMPILER = ("g++", *OPTIONS, "{source}", "-o", "{output}")
 
 
 class Device(DriverKernelDevice):
@@ -23,4 +23,4 @@ class Device(DriverKernelDevice):
     def build(self, kernel: Kernel) -> bytes:
         """The kernel, and a door to it that knows its arguments."""
         whole = replace(kernel, source=f"{kernel.source}\nFIBRE_ENTRY({kernel.entry})\n")
-        return compile_with((*COMPILER, *WHERE), whole, suffix=".cpp")
+        return compile_with(COMPILER, whole, suffix=".cpp")

@@ -9,7 +9,6 @@ from typing import Any
 from hal.device import Bytes, DeviceInfo
 from hal.kernel import Dims
 from hal.porting import Simulator, Value, pointers
-
 from hal_fibre.library import vendor
 
 DTYPES = frozenset(("float64", "float32", "float16", "bfloat16", "int8"))
