@@ -54,4 +54,4 @@ class Wider:
         if self.shapes:
             from hal.conformance.shapes import judge_models
 
-            yield from judge_models(device, self.shapes, seed)
+            yield from judge_models(device, self.shapes, level, seed)

@@ -159,9 +159,10 @@ def distance(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
         return np.zeros(x.shape)
     with np.errstate(all="ignore"):
         if x.dtype.kind == "b" or y.dtype.kind == "b":
-            return (x != y).astype(np.float64)
+            return np.asarray(x != y, np.float64)
         moved: NDArray[np.float64] = np.abs(x.astype(np.float64) - y.astype(np.float64))
-    return np.where(np.isnan(moved) | (x == y), 0.0, moved)
+    found: NDArray[np.float64] = np.where(np.isnan(moved) | (x == y), 0.0, moved)
+    return found
 
 
 def same(x: NDArray[Any], y: NDArray[Any]) -> bool:
