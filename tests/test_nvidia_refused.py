@@ -251,6 +251,7 @@ WHOLE_TEXTS = {
     "an instruction without semicolon": kernel(".reg .u32 %r;\nmov.u32 %r, 1\nmov.u32 %r, 2;"),
     "a name that starts with a digit": kernel(".reg .u32 1a;"),
     "no threads": kernel("", head=".visible .entry k() .maxntid 0"),
+    "a cluster on a chip that has none": kernel("", head=".visible .entry k() .reqnctapercluster 2"),
     "two sizes of a block": kernel("", head=".visible .entry k() .maxntid 32 .reqntid 32"),
     "a value for ret": kernel(".reg .u32 %r; ret %r;"),
     "more than 64 bits": kernel(".reg .u32 %r; mov.u32 %r, 99999999999999999999999;"),

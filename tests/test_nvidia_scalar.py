@@ -399,3 +399,121 @@ def test_what_is_no_instruction_is_an_error_at_its_line(code: str, message: str)
     with pytest.raises(CompileError, match=message) as caught:
         run(code, ("b32", "b32"), "b32", [])
     assert "line 15: " in str(caught.value)
+
+
+# What each instruction says of special values.
+
+SPECIAL32 = np.array(
+    [0.0, -0.0, 1.5, -1.5, 1e-40, -1e-40, np.inf, -np.inf, np.nan, 1e30, -1e30, 300.7, -5.2], np.float32
+)
+
+
+def repeated(values: Array) -> Array:
+    return np.resize(values, LANES)
+
+
+@pytest.mark.parametrize(
+    ("what", "holds"),
+    [
+        ("finite", np.isfinite),
+        ("infinite", np.isinf),
+        ("number", lambda x: ~np.isnan(x)),
+        ("notanumber", np.isnan),
+        ("normal", lambda x: np.isfinite(x) & ((np.abs(x) >= 2.0**-126) | (x == 0))),  # zeros are normal numbers
+        ("subnormal", lambda x: (np.abs(x) < 2.0**-126) & (x != 0)),
+    ],
+)
+def test_kinds_of_numbers(what: str, holds: Callable[[Array], Array]) -> None:
+    x = repeated(SPECIAL32)
+    got = run(f"testp.{what}.f32 %p, %a; selp.u32 %d, 1, 0, %p;", ("f32",), "u32", [x])
+    assert np.array_equal(got.astype(bool), holds(x))
+
+
+@pytest.mark.parametrize("target", ["u8", "s8", "u16", "s16", "u32", "s32", "u64", "s64"])
+@pytest.mark.parametrize("source", ["f32", "f64", "f16"])
+def test_floats_beyond_an_integer_are_clamped_and_nan_has_its_value(source: str, target: str) -> None:
+    """NaN gives 0; with a 64-bit type on either side the bit of the sign alone. From "cvt" in the PTX ISA document."""
+    dtype = {"f32": np.float32, "f64": np.float64, "f16": np.float16}[source]
+    with np.errstate(over="ignore"):
+        x = repeated(SPECIAL32.astype(dtype))
+    register = {"u8": "u32", "s8": "s32"}.get(target, target)
+    declared = "b16" if source == "f16" else source
+    got = run(f"cvt.rzi.{target}.{source} %d, %a;", (declared,), register, [x.view(f"u{x.itemsize}")])
+    info = np.iinfo(np.dtype(f"{'i' if target[0] == 's' else 'u'}{int(target[1:]) // 8}"))
+    wide = source == "f64" or target[1:] == "64"
+    for value, result in zip(x.tolist(), got.tolist(), strict=True):
+        if math.isnan(value):
+            bit = 1 << (int(target[1:]) - 1)
+            wanted = (-bit if target[0] == "s" else bit) if wide else 0
+        else:
+            wanted = info.max if value == math.inf else info.min if value == -math.inf else math.trunc(value)
+            wanted = min(max(int(wanted), int(info.min)), int(info.max))
+        assert result == wanted, (value, result, wanted)
+
+
+def halves_of(kind: str) -> Array:
+    """Bits of halves: zeros, subnormals, ordinary numbers, infinities, NaN, of both signs."""
+    one, infinity = (0x3C00, 0x7C00) if kind == "f16" else (0x3F80, 0x7F80)
+    bits = np.array([0, 1, 0x40, one, one + 3, one + 64, infinity - 1, infinity, infinity + 1], np.uint16)
+    return np.concatenate([bits, bits | 0x8000])
+
+
+def half_value(bits: int, kind: str) -> float:
+    if kind == "f16":
+        return float(np.uint16(bits).view(np.float16))
+    return float(np.uint32(bits << 16).view(np.float32))
+
+
+@pytest.mark.parametrize("kind", ["f16", "bf16"])
+@pytest.mark.parametrize("modifiers", ["", ".NaN", ".xorsign.abs", ".NaN.xorsign.abs", ".ftz", ".ftz.xorsign.abs"])
+@pytest.mark.parametrize("name", ["min", "max"])
+def test_min_and_max_of_halves(name: str, modifiers: str, kind: str) -> None:
+    if "ftz" in modifiers and kind == "bf16":
+        return  # there is none
+    values = halves_of(kind)
+    a, b = repeated(np.repeat(values, len(values))), repeated(np.tile(values, len(values)))
+    got = run(f"{name}{modifiers}.{kind} %d, %a, %b;", ("b16", "b16"), "b16", [a, b])
+    exponent = 0x7C00 if kind == "f16" else 0x7F80
+    for x, y, result in zip(a.tolist(), b.tolist(), got.tolist(), strict=True):
+        if "ftz" in modifiers:
+            x, y = (bits if bits & exponent else bits & 0x8000 for bits in (x, y))
+        sign = (x ^ y) & 0x8000
+        if "abs" in modifiers:
+            x, y = x & 0x7FFF, y & 0x7FFF
+        nans = [math.isnan(half_value(bits, kind)) for bits in (x, y)]
+        if all(nans) or ("NaN" in modifiers and any(nans)):
+            assert math.isnan(half_value(result, kind))
+            continue
+        order = [
+            (half_value(bits, kind), not bits & 0x8000, bits) for bits, nan in zip((x, y), nans, strict=True) if not nan
+        ]
+        wanted = (min if name == "min" else max)(order)[2]
+        if "xorsign" in modifiers:
+            wanted = (wanted & 0x7FFF) | sign
+        assert result == wanted, (hex(x), hex(y), hex(result), hex(wanted))
+
+
+@pytest.mark.parametrize(("name", "after"), [("abs", lambda x: x & 0x7FFF), ("neg", lambda x: x ^ 0x8000)])
+def test_signs_of_halves_without_subnormals(name: str, after: Callable[[int], int]) -> None:
+    a = repeated(halves_of("f16"))
+    got = run(f"{name}.ftz.f16 %d, %a;", ("b16",), "b16", [a])
+    flushed = [x if x & 0x7C00 else x & 0x8000 for x in a.tolist()]
+    number = [not math.isnan(half_value(x, "f16")) for x in flushed]
+    wanted = [after(x) for x in flushed]
+    assert all(g == w for g, w, counts in zip(got.tolist(), wanted, number, strict=True) if counts)
+
+
+def test_comparison_of_halves_without_subnormals() -> None:
+    a = repeated(np.array([1, 0x8001, 0, 0x3C00], np.uint16))
+    zero = np.zeros(LANES, np.uint16)
+    for ftz, equal in (("", [0, 0, 1, 0]), (".ftz", [1, 1, 1, 0])):
+        code = f"setp.eq{ftz}.f16 %p, %a, %b; selp.u32 %d, 1, 0, %p;"
+        assert run(code, ("b16", "b16"), "u32", [a, zero])[:4].tolist() == equal
+
+
+def test_saturating_multiply_and_add_of_upper_halves() -> None:
+    a, b, c = (integers("s32", seed) for seed in (1, 2, 3))
+    full = [(int(x) * int(y) >> 32) + int(z) for x, y, z in zip(a, b, c, strict=True)]
+    got = run("mad.hi.sat.s32 %d, %a, %b, %c;", ("s32",) * 3, "s32", [a, b, c])
+    assert got.tolist() == [min(max(value, -(2**31)), 2**31 - 1) for value in full]
+    assert max(full) > 2**31 - 1 or min(full) < -(2**31)

@@ -100,8 +100,9 @@ SPECIFIC: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 _SPECIFIC = [(re.compile(pattern), targets) for pattern, targets in SPECIFIC]
 
-# Special registers that came later.
+# Special registers and directives that came later.
 REGISTERS: tuple[tuple[str, Version, int], ...] = (
+    (r"\.(reqnctapercluster|maxclusterrank|explicitcluster|blocksareclusters)", (7, 8), 90),
     (r"%(cluster|ncluster|is_explicit_cluster)", (7, 8), 90),
     (r"%aggr_smem_size", (8, 1), 90),
     (r"%reserved_smem_offset", (7, 6), 80),
@@ -140,6 +141,6 @@ def requirement(opcode: str, operands: int = 0) -> Requirement:
 
 @cache
 def register_requirement(name: str) -> Requirement:
-    """Of a special register."""
+    """Of a special register or a directive."""
     found = [(version, sm) for pattern, version, sm in _REGISTERS if pattern.match(name)]
     return Requirement(*found[0]) if found else Requirement((0, 0), 0)

@@ -18,7 +18,7 @@ add sub mul   | f32 | rn rz rm rp ftz sat |
 add sub mul   | f64 | rn rz rm rp |
 add sub mul   | f32x2 | rn rz rm rp ftz |
 add sub mul   | f16 f16x2 | rn rz rm rp ftz sat f32 |
-add sub mul   | bf16 bf16x2 | rn rz rm rp sat f32 |
+add sub mul   | bf16 bf16x2 | rn rz rm rp f32 |
 mul           | u16 s16 u32 s32 | | lo hi wide
 mul           | u64 s64 | | lo hi
 mad           | u16 s16 u32 | cc | lo hi wide
@@ -28,10 +28,11 @@ madc          | u32 s32 u64 s64 | cc | lo hi
 mad fma       | f32 | ftz sat | rn rz rm rp
 mad fma       | f64 | | rn rz rm rp
 fma           | f32x2 | ftz | rn rz rm rp
-fma           | f16 f16x2 | ftz sat relu oob f32 | rn rz rm rp
-fma           | bf16 bf16x2 | relu oob sat f32 | rn rz rm rp
+fma           | f16 f16x2 | ftz sat relu f32 | rn rz rm rp
+fma           | bf16 bf16x2 | relu f32 | rn rz rm rp
 mul24         | u32 s32 | | lo hi
-mad24         | u32 s32 | sat | lo hi
+mad24         | u32 | | lo hi
+mad24         | s32 | sat | lo hi
 sad           | u16 s16 u32 s32 u64 s64 | |
 div rem       | u16 s16 u32 s32 u64 s64 | |
 div           | f32 | ftz | rn rz rm rp approx full
@@ -102,6 +103,8 @@ def complaint(parts: tuple[str, ...]) -> str:
             return f"{name}.{kind} has no modifier .{modifier}{f'; it has .{known}' if known else ''}"
     if name == "mad" and kind == "s32" and "sat" in modifiers and "hi" not in modifiers:
         return "mad.sat.s32 is .hi"
+    if name == "mad24" and "sat" in modifiers and "hi" not in modifiers:
+        return "mad24.sat.s32 is .hi"
     if need and need.isdisjoint(modifiers):
         return f"{name}.{kind} needs one of .{' .'.join(sorted(need))}"
     return ""

@@ -20,7 +20,7 @@ def arithmetic(
     op: str, kind: Half, *args: Array, mode: Mode = "rn", ftz: bool = False, sat: bool = False, relu: bool = False
 ) -> Array:
     """ "add", "sub", "mul" or "fma" of halves, rounded once. ftz: f16 subnormals are zeros, before and after."""
-    values = [formats.widen(_flushed(a, kind) if ftz else a, kind).astype(np.float64) for a in args]
+    values = [formats.widen(flushed(a, kind) if ftz else a, kind).astype(np.float64) for a in args]
     if op == "mul":
         exact = values[0] * values[1]
     elif op == "fma":
@@ -28,10 +28,10 @@ def arithmetic(
     else:
         exact = numerics.odd_sum(values[0], values[1] if op == "add" else -values[1])
     bits = formats.narrow(numerics.saturate(exact) if sat else exact, kind, mode, relu=relu)
-    return _flushed(bits, kind) if ftz else bits
+    return flushed(bits, kind) if ftz else bits
 
 
-def _flushed(bits: Array, kind: Half) -> Array:
+def flushed(bits: Array, kind: Half) -> Array:
     exponent = np.uint16(0x7C00 if kind == "f16" else 0x7F80)
     return np.where(bits & exponent, bits, bits & np.uint16(0x8000))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
+from hal_nvidia_ptx.emulator.operands import SPECIAL
 from hal_nvidia_ptx.emulator.syntax import Instruction, Module, PtxError, Reg
-from hal_nvidia_ptx.requirements import Requirement, register_requirement, requirement
+from hal_nvidia_ptx.requirements import register_requirement, requirement
 from hal_nvidia_ptx.target import TARGETS
 
 NEWEST = (9, 5)  # the newest .version of which the assembler that hal is tested with knows
@@ -63,16 +65,28 @@ def _target(word: str, version: tuple[int, int]) -> str:
 
 def check_instruction(module: Module, ins: Instruction) -> None:
     """Raises PtxError for an instruction that the text's `.version` and `.target` do not have."""
-    _check(module, ins, ins.opcode, requirement(ins.opcode, len(ins.operands)))
-    for operand in ins.operands:
-        if type(operand) is Reg and operand.name[0] == "%":
-            _check(module, ins, operand.name, register_requirement(operand.name))
+    wrong = _missing(ins.opcode, len(ins.operands), module.version, module.target)
+    source = ins.operands[1] if ins.parts[0] == "mov" and len(ins.operands) == 2 else None
+    if isinstance(source, Reg) and source.name in SPECIAL:
+        wrong = _missing(source.name, 0, module.version, module.target)
+    if wrong:
+        raise ins.error(wrong)
 
 
-def _check(module: Module, ins: Instruction, what: str, needs: Requirement) -> None:
-    if not needs.met(module.version, module.target):
-        has = f".version {_dotted(module.version)} and .target {module.target}"
-        raise ins.error(f"{what} takes {needs}, the text has {has}")
+def check_directive(module: Module, name: str) -> None:
+    """The same for a directive of a kernel. Its error has no line."""
+    wrong = _missing(f".{name}", 0, module.version, module.target)
+    if wrong:
+        raise PtxError(wrong)
+
+
+@cache
+def _missing(what: str, operands: int, version: tuple[int, int], target: str) -> str:
+    """What an opcode or special register takes that the text does not have, "" where there is nothing."""
+    needs = register_requirement(what) if what[0] in "%." else requirement(what, operands)
+    if needs.met(version, target):
+        return ""
+    return f"{what} takes {needs}, the text has .version {_dotted(version)} and .target {target}"
 
 
 def _dotted(version: tuple[int, int]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from hal_nvidia_ptx.emulator.declarations import LINKAGE, SPACES, Head, array_of, check_name, declared, initial_bytes
-from hal_nvidia_ptx.emulator.header import check_head, read
+from hal_nvidia_ptx.emulator.header import check_directive, check_head, read
 from hal_nvidia_ptx.emulator.operands import Names, Scope, parse_operand, split
 from hal_nvidia_ptx.emulator.syntax import (
     WIDTH,
@@ -234,6 +234,7 @@ class _Parser:
             if found[1] not in _TUNING:
                 self.fail(f"unknown directive .{found[1]} of {function.name}", found.start(1))
             numbers = tuple(int(number) for number in re.findall(r"\d+", found[2]))
+            self._located(self.at(found.start(1)), check_directive, self.result, found[1])
             if found[1] in _SIZES and not all(numbers):
                 self.fail(f".{found[1]} of 0", found.start(1))
             function.directives[found[1]] = numbers

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from hal_nvidia_ptx.emulator import formats, numerics
+from hal_nvidia_ptx.emulator import formats, half, numerics
 from hal_nvidia_ptx.emulator.instructions import Op, instruction
 from hal_nvidia_ptx.emulator.instructions.floating import HALVES, PACKED, halves
 from hal_nvidia_ptx.emulator.instructions.scalar import Simple, plain, predicated, several, simple
@@ -53,7 +53,7 @@ def _compare(parts: tuple[str, ...]) -> tuple[Function, str]:
     if kind[0] == "b" and kind not in HALVES and parts[1] not in ("eq", "ne"):
         raise ValueError(f".{kind} has no order: .eq or .ne")
     if kind in HALVES and kind not in PACKED:
-        return _of_halves(comparison(parts[1], "f32"), HALVES[kind]), kind
+        return _of_halves(comparison(parts[1], "f32"), HALVES[kind], "ftz" in parts), kind
     name = parts[1]
     if name in ("lo", "ls", "hi", "hs") and kind[0] != "u" and kind[0] != "b":
         raise ValueError(f".{name} is for unsigned integers")
@@ -63,9 +63,15 @@ def _compare(parts: tuple[str, ...]) -> tuple[Function, str]:
     return function, kind
 
 
-def _of_halves(function: Function, kind: str) -> Function:
-    narrow = cast(formats.Narrow, kind)
-    return lambda a, b, out=None: function(formats.widen(a, narrow), formats.widen(b, narrow), out)
+def _of_halves(function: Function, kind: str, ftz: bool) -> Function:
+    narrow = cast(half.Half, kind)
+
+    def compare(a: Array, b: Array, out: Array | None = None) -> Any:
+        if ftz:
+            a, b = half.flushed(a, narrow), half.flushed(b, narrow)
+        return function(formats.widen(a, narrow), formats.widen(b, narrow), out)
+
+    return compare
 
 
 @instruction("setp", guarded=True)
@@ -117,7 +123,7 @@ def _both(function: Function, combine: Function | None, negated: bool) -> Functi
 
 def _setp_packed(ins: Instruction, program: Program) -> Op:
     """Of f16x2: p for the low, q for the high half."""
-    function = _of_halves(comparison(ins.parts[1], "f32"), HALVES[ins.parts[-1]])
+    function = _of_halves(comparison(ins.parts[1], "f32"), HALVES[ins.parts[-1]], ins.has("ftz"))
     program.count(ins, 3)
     target = program.operand(ins, 0)
     if not isinstance(target, Pair):
@@ -152,7 +158,7 @@ def _set(parts: tuple[str, ...]) -> Simple:
     bits = 8 * DTYPE[result].itemsize
     if kind in PACKED:
         one = np.uint16(_TRUE[result] & 0xFFFF)
-        narrow = _of_halves(comparison(parts[1], "f32"), HALVES[kind])
+        narrow = _of_halves(comparison(parts[1], "f32"), HALVES[kind], "ftz" in parts)
         return Simple(halves(lambda a, b: narrow(a, b) * one, kind), result, (kind, kind))
     function, source = _compare(parts)
     yes = DTYPE[f"u{bits}"].type(_TRUE[result])
@@ -203,8 +209,8 @@ def _testp(ins: Instruction, program: Program) -> Op:
         "infinite": np.isinf,
         "number": lambda a: ~np.isnan(a),
         "notanumber": np.isnan,
-        "normal": lambda a: np.isfinite(a) & (np.abs(a) >= tiny),
-        "subnormal": lambda a: np.abs(a) < tiny,
+        "normal": lambda a: np.isfinite(a) & ((np.abs(a) >= tiny) | (a == 0)),
+        "subnormal": lambda a: (np.abs(a) < tiny) & (a != 0),
     }
     test = tests[what]
     return several(lambda a, out: np.copyto(out, test(a)), [source], [result])

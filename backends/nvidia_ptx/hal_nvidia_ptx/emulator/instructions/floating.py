@@ -182,12 +182,18 @@ def divide(parts: Parts) -> Simple:
     return rounded("div", parts, 2, np.divide if kind == "f64" and mode_of(parts) == "rn" else None)
 
 
+def _flushing(function: Callable[[Array], Array], parts: Parts) -> Callable[[Array], Array]:
+    """A function of halves that takes subnormals for zeros, if the opcode says .ftz."""
+    kind = cast(half.Half, HALVES[parts[-1]])
+    return (lambda a: function(half.flushed(a, kind))) if "ftz" in parts else function
+
+
 @simple("abs")
 def _abs(parts: Parts) -> Simple:
     kind = parts[-1]
     if kind in HALVES:
         mask = np.uint16(0x7FFF)
-        return Simple(halves(lambda a: a & mask, kind), parts[-1], (parts[-1],))
+        return Simple(halves(_flushing(lambda a: a & mask, parts), kind), kind, (kind,))
     if "ftz" in parts:
         return Simple(_finish(np.abs, parts), kind, (kind,))
     return Simple(np.abs, kind, (kind,))
@@ -198,7 +204,7 @@ def _neg(parts: Parts) -> Simple:
     kind = parts[-1]
     if kind in HALVES:
         mask = np.uint16(0x8000)
-        return Simple(halves(lambda a: a ^ mask, kind), parts[-1], (parts[-1],))
+        return Simple(halves(_flushing(lambda a: a ^ mask, parts), kind), kind, (kind,))
     if "ftz" in parts:
         return Simple(_finish(np.negative, parts), kind, (kind,))
     return Simple(np.negative, kind, (kind,))
@@ -216,9 +222,7 @@ def _extremum(parts: Parts) -> Function:
     name, kind = parts[0], parts[-1]
     nan, xorsign, magnitude, ftz = "NaN" in parts, "xorsign" in parts, "abs" in parts, "ftz" in parts
     if kind in HALVES:
-        how = cast(Any, name)
-        raw = lambda a, b: half.extremum(how, cast(half.Half, HALVES[kind]), a, b, nan)  # noqa: E731
-        return raw
+        return _extremum_of_halves(parts)
     best = numerics.minimum if name == "min" else numerics.maximum
 
     def run(a: Array, b: Array) -> Array:
@@ -231,6 +235,22 @@ def _extremum(parts: Parts) -> Function:
             return result
         signed: Array = np.copysign(result, np.where(signs, -1.0, 1.0).astype(a.dtype))
         return signed
+
+    return run
+
+
+def _extremum_of_halves(parts: Parts) -> Function:
+    name, kind = cast(Any, parts[0]), cast(half.Half, HALVES[parts[-1]])
+    sign, magnitude = np.uint16(0x8000), np.uint16(0x7FFF)
+
+    def run(a: Array, b: Array) -> Array:
+        if "ftz" in parts:
+            a, b = half.flushed(a, kind), half.flushed(b, kind)
+        signs = (a ^ b) & sign
+        if "abs" in parts:
+            a, b = a & magnitude, b & magnitude
+        result = half.extremum(name, kind, a, b, "NaN" in parts)
+        return (result & magnitude) | signs if "xorsign" in parts else result
 
     return run
 

@@ -63,7 +63,8 @@ def multiply_add(parts: Parts) -> Simple:
 
         return Simple(wide, WIDER[kind], (kind, kind, WIDER[kind]))
     if "hi" in parts:
-        return Simple(lambda a, b, c, out: np.add(high(a, b, kind), c, out), kind, (kind,) * 3)
+        add: Callable[..., Any] = saturated(np.add) if "sat" in parts else np.add
+        return Simple(lambda a, b, c, out: add(high(a, b, kind), c, out), kind, (kind,) * 3)
     return Simple(lambda a, b, c, out: np.add(a * b, c, out), kind, (kind,) * 3)
 
 
@@ -87,7 +88,8 @@ def _mul24(parts: Parts) -> Simple:
 def _mad24(parts: Parts) -> Simple:
     kind, shift = last(parts), 16 if "hi" in parts else 0
     product = _24(lambda a, b: (a * b) >> a.dtype.type(shift), kind[0] == "s")
-    return Simple(lambda a, b, c, out: np.copyto(out, product(a, b) + c, casting="unsafe"), kind, (kind,) * 3)
+    add: Callable[..., Any] = saturated(np.add) if "sat" in parts else np.add
+    return Simple(lambda a, b, c, out: add(product(a, b).astype(out.dtype), c, out), kind, (kind,) * 3)
 
 
 def saturated(function: Callable[[Array, Array], Array]) -> Callable[..., Any]:
