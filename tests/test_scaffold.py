@@ -17,6 +17,7 @@ from hal.scaffold.kinds import KINDS
 from hal.scaffold.names import check_name
 from hal.scaffold.package import render, write
 
+WITH_DRIVER = [kind for kind in KINDS if "hal_acme/driver.py" in render("acme", kind)]
 PYTHON_KINDS = [kind for kind, what in KINDS.items() if "common" in what.folders]
 MARK = re.compile(r"@[A-Z_]+@")
 
@@ -55,9 +56,9 @@ def test_files_are_tidy(kind: str) -> None:
             ast.parse(text)
 
 
-@pytest.mark.parametrize("kind", PYTHON_KINDS)
+@pytest.mark.parametrize("kind", WITH_DRIVER)
 def test_every_function_of_the_driver_has_its_names_and_arguments(kind: str) -> None:
-    text = render("acme", kind).get("hal_acme/driver.py", "")
+    text = render("acme", kind)["hal_acme/driver.py"]
     functions = KINDS[kind].functions
     for number, function in enumerate(functions, 1):
         assert f"# TODO {number} of {len(functions)}: {function.does}" in text

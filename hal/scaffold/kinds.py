@@ -26,7 +26,7 @@ class Kind:
     """One kind.
 
     folders: of templates; a later one's file wins. functions: those of its driver. tree: its files, for the README.
-    order: what to write, line by line.
+    order: what to write, line by line. without: common files that it does not have.
     """
 
     summary: str
@@ -34,6 +34,7 @@ class Kind:
     functions: tuple[Function, ...] = FUNCTIONS
     tree: tuple[tuple[str, str], ...] = ()
     order: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
 
 _COMPILER = (
@@ -90,5 +91,22 @@ KINDS = {
             "   without a kernel of their own are refused; `profile.toml` declares them until they have one.",
             "4. A file like `rmsnorm.py` for each operator, and its line in `device.py`.",
         ),
+    ),
+    "opencl-vendor": Kind(
+        "quirks and single kernels over hal's OpenCL backend",
+        ("common", "opencl-vendor"),
+        tree=(
+            _ABOVE[0],
+            ("hal_@NAME@/__init__.py", "the backend: which platform, which facts, which kernels"),
+            ("hal_@NAME@/rmsnorm.py", "a kernel of one's own for one operator, to copy"),
+            ("hal_@NAME@/rmsnorm.cl", "its text"),
+            *_BELOW,
+        ),
+        order=(
+            "1. `PLATFORM` in `__init__.py`: hal's kernels compute every operator.",
+            "2. `refine`: what the device says wrongly of itself; `profile.toml`: what it cannot do for good.",
+            "3. Kernels of one's own, operator by operator, like `rmsnorm.py`.",
+        ),
+        without=("hal_@NAME@/driver.py",),
     ),
 }

@@ -49,6 +49,8 @@ def render(name: str, kind: str) -> dict[str, str]:
         for each in KINDS[kind].folders
         for path, template in _templates(files("hal.scaffold").joinpath("templates", each), "")
     }
+    for path in KINDS[kind].without:
+        del found[fill(path, values)]
     return {path: fill(template.read_text(encoding="utf-8"), values) for path, template in sorted(found.items())}
 
 

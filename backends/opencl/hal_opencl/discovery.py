@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hal.cache import Cache
 from hal.device import Backend as BackendContract
 from hal.device import Device, DeviceInfo
 from hal.errors import BackendUnavailable
+from hal.kernel import Algorithm
 from hal_opencl import loader
 
 DENY = ("Clover",)
@@ -38,14 +39,24 @@ def disabled() -> frozenset[str]:
 
 
 class Backend(BackendContract):
-    """Every OpenCL device of the machine."""
+    """Every OpenCL device of the machine.
+
+    A vendor's package derives from it, and that is public: a `name` of its own, the `platforms` that are meant (parts
+    of their names; none: all), `algorithms` for the operators that have kernels of their own, and `refine`.
+    """
 
     name = "opencl"
+    platforms: Sequence[str] = ()
+    algorithms: Mapping[str, Algorithm] = {}
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._found: dict[str, Any] = {}  # DeviceInfo.name -> pyopencl.Device
         self._reason = ""
+
+    def refine(self, info: DeviceInfo) -> DeviceInfo:
+        """What is to be held of a device: `info` is what it says of itself (hal_opencl.discovery.describe)."""
+        return info
 
     def devices(self) -> Sequence[DeviceInfo]:
         with self._lock:
@@ -59,9 +70,9 @@ class Backend(BackendContract):
                 )
                 return []
             infos = []
-            for platform_name, device in _devices(pyopencl):
+            for platform_name, device in _devices(pyopencl, self.platforms):
                 try:
-                    info = describe(pyopencl, platform_name, device, taken=self._found)
+                    info = self.refine(describe(pyopencl, platform_name, device, taken=self._found))
                 except pyopencl.Error as error:
                     _log.warning("a device of %s does not say what it is: %s", platform_name, error)
                     continue
@@ -78,21 +89,28 @@ class Backend(BackendContract):
         if info.name not in self._found:
             self.devices()
         if info.name not in self._found:
-            raise BackendUnavailable(f"opencl: no device {info.name!r}: {self.why_none()}")
+            raise BackendUnavailable(f"{self.name}: no device {info.name!r}: {self.why_none()}")
         # Imported only here: they cost what discovery should not.
         from hal_opencl.checker import CheckedDevice
         from hal_opencl.driver import OpenCLDevice
 
+        opened: OpenCLDevice
         if info.props.get("checker"):
-            return CheckedDevice(info, self._found[info.name])
-        return OpenCLDevice(info, self._found[info.name], Cache())
+            opened = CheckedDevice(info, self._found[info.name])
+        else:
+            opened = OpenCLDevice(info, self._found[info.name], Cache())
+        opened.algorithms = {**opened.algorithms, **self.algorithms}
+        return opened
 
     def why_none(self) -> str:
         return self._reason or "not looked for yet"
 
 
-def _devices(pyopencl: Any) -> Iterator[tuple[str, Any]]:
-    """(platform's name, device) of all that may be used. A platform that fails hurts only itself."""
+def _devices(pyopencl: Any, wanted: Sequence[str] = ()) -> Iterator[tuple[str, Any]]:
+    """(platform's name, device) of all that may be used. A platform that fails hurts only itself.
+
+    wanted: parts of platforms' names; none: all platforms.
+    """
     try:
         platforms = pyopencl.get_platforms()
     except pyopencl.Error as error:  # -1001 PLATFORM_NOT_FOUND_KHR: nothing is installed
@@ -101,6 +119,8 @@ def _devices(pyopencl: Any) -> Iterator[tuple[str, Any]]:
     for platform in platforms:
         try:
             name = platform.name.strip()
+            if wanted and not any(part in name for part in wanted):
+                continue
             if name in DENY:
                 _log.info("OpenCL platform %s is on the deny list", name)
                 continue
