@@ -1,9 +1,10 @@
 """NVIDIA's architectures on a CPU: PTX text executed by NumPy, with checks that hardware does not make.
 
     source.py operands.py syntax.py   text to data
+    header.py forms.py agreement.py   what the text may have: versions and targets, modifiers, types of operands
     program.py                        data to what runs: one function for each instruction; `instructions/` has them
     machine.py lanes.py memory.py     threads, registers, memory, barriers
-    races.py report.py                what is found, and how it is written
+    races.py report.py places.py      what is found, and how it is written
     device.py                         one more hal device for each target
 
 Importing this package imports none of them; opening a device does.
