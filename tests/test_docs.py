@@ -205,7 +205,9 @@ def test_the_table_of_variables_is_that_of_the_code(page: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_variable_is_named_that_nobody_reads(name: str) -> None:
-    assert set(re.findall(r"\bHAL_[A-Z_]+\b", (ROOT / name).read_text(encoding="utf-8"))) <= variables_in_code()
+    in_c = set(re.findall(r"\bHAL_[A-Z_]+\b", (ROOT / "hal/include/hal_backend.h").read_text(encoding="utf-8")))
+    named = set(re.findall(r"\bHAL_[A-Z_]+\b", (ROOT / name).read_text(encoding="utf-8")))
+    assert named - in_c <= variables_in_code()
 
 
 @pytest.mark.parametrize("name", NAMES)
