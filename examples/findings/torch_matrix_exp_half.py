@@ -13,6 +13,5 @@ for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
     for n in (1, 2):
         for value in (0.5, 0.9, 2.0):
             got = torch.matrix_exp((value * torch.eye(n)).to(dtype))[0, 0].item()
-            print(
-                f"matrix_exp({value:g} * unit matrix), {n} x {n}, {dtype}: expected {math.exp(value):.8g}, got {got:.8g}"
-            )
+            what = f"matrix_exp({value:g} * unit matrix), {n} x {n}, {dtype}"
+            print(f"{what}: expected {math.exp(value):.8g}, got {got:.8g}")
