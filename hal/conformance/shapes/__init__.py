@@ -31,7 +31,7 @@ NARROWER = ("bfloat16", "float16", "float32", "float64")  # in this order where 
 
 NOTE = (
     "shapes: two rows and some columns of each panel were judged element by element, the rest by random projections "
-    "over 128 columns; an error smaller than what a layer's reason names can hide in a projection"
+    "over 16 columns; an error smaller than what a layer's reason names can hide in a projection"
 )
 
 

@@ -1,7 +1,7 @@
 """A dense layer at full size: (tokens, K) @ (K, N), the weights (N, K) in memory, judged by sample and projection.
 
 Of every panel of weights, the first and the last row of the result and COLUMNS of its columns are judged element by
-element with matmul's own bound. Everything else is judged by projections: over each block of 128 columns with random
+element with matmul's own bound. Everything else is judged by projections: over each block of 16 columns with random
 signs v, the error of got . v is a sum of v_j d_j where |d_j| <= b_j = e_j + half a unit of got_j, so that
 
     |got . v - exact . v| > sqrt(2 ln(2 / P) sum b_j^2)
@@ -37,7 +37,7 @@ from hal.op import Op, TensorSpec
 from hal.ops import judge
 
 PANEL_ROWS = 1024  # weights are made and judged so many columns of the result at a time
-BLOCK = 128  # columns of a projection
+BLOCK = 16  # columns of a projection
 COLUMNS = 6  # of a panel, judged element by element
 FALSE_ALARM = 1e-12  # probability that one projection accuses a right result
 
