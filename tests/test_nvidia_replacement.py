@@ -16,7 +16,7 @@ from hal_nvidia_ptx import replace
 # One thread a row; the row twice through memory. Contiguous float32 without mask.
 SOFTMAX = """\
 .version 7.0
-.target sm_75
+.target sm_80
 .address_size 64
 
 .visible .entry plain_softmax(

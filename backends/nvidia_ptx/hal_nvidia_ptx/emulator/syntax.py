@@ -151,7 +151,7 @@ class Instruction:
 
     def error(self, message: str) -> PtxError:
         """An exception that points here."""
-        return PtxError(f"{message}: {self.text}", self.line, self.text)
+        return PtxError(f"{message}: {' '.join(self.text.split())}", self.line, self.text)
 
 
 @dataclass(frozen=True, slots=True)
