@@ -21,11 +21,11 @@ from dataclasses import asdict
 from typing import IO, Any
 
 from hal.bound import Allowance
-from hal.conformance.case import Case
 from hal.conformance.cases import every
+from hal.conformance.contract import CHECKS
 from hal.conformance.profile import Profile
-from hal.conformance.runner import Result, run_case
-from hal.conformance.session import Runner
+from hal.conformance.runner import Result
+from hal.conformance.session import Runner, Task, run_task
 from hal.device import Device
 from hal.errors import DeviceError
 from hal.registry import open_device
@@ -41,7 +41,7 @@ def worker(device: str) -> list[str]:
 def run_apart(command: Sequence[str], timeout: float, seed: int = 0) -> Runner:
     """A runner whose cases run in children of `command`, each for at most `timeout` seconds."""
 
-    def run(cases: Sequence[Case], profile: Profile) -> Iterator[Result]:
+    def run(cases: Sequence[Task], profile: Profile) -> Iterator[Result]:
         at = 0
         while at < len(cases):
             with Child(command) as child:
@@ -116,12 +116,13 @@ class Child:
 
 def serve(device: Device) -> None:
     """The child's side: run the cases that standard input names, one answer a line on standard output."""
-    known = {case.name: case for case in every()}
+    tasks: list[Task] = [*CHECKS, *every()]
+    known = {task.name: task for task in tasks}
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a driver prints goes to standard error
     for name, allow, seed in json.loads(sys.stdin.readline()):
         print(json.dumps({"begin": name}), file=out, flush=True)
-        result = run_case(device, known[name], allow=Allowance(**allow), seed=seed)
+        result = run_task(device, known[name], Allowance(**allow), seed)
         answer = {key: value for key, value in vars(result).items() if key != "outputs"}
         print(json.dumps(answer), file=out, flush=True)
 

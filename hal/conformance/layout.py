@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from hal.dtypes import DTYPES
-from hal.op import TensorSpec, row_major
+from hal.op import Op, TensorSpec, row_major
 
 ALIGNED = 64  # bytes: what every device's `alloc` gives
 
@@ -101,3 +101,18 @@ def lay_out(layout: str, dtype: str, shape: Shape) -> TensorSpec:
 OVERLAPPING = frozenset(("broadcast", "constant", "hankel"))
 OF_INPUTS = tuple(LAYOUTS)
 OF_OUTPUTS = tuple(name for name in LAYOUTS if name not in OVERLAPPING)
+
+
+def name_of(op: Op) -> str:
+    """In one word how the operands of a call lie, the least usual first: what a report's matrix has as columns."""
+    specs = [spec for _, spec in (*op.outputs, *op.inputs) if spec.size > 1]
+    steps = [[stride for n, stride in zip(spec.shape, spec.strides, strict=True) if n > 1] for spec in specs]
+    if any(stride < 0 for strides in steps for stride in strides):
+        return "reversed"
+    if any(0 in strides for strides in steps):
+        return "broadcast"
+    if all(spec.is_contiguous for spec in specs):
+        return "contiguous"
+    if any(spec.strides[-1] != 1 for spec in specs if spec.shape and spec.shape[-1] > 1):
+        return "strided"
+    return "padded"

@@ -13,13 +13,16 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from hal.conformance.milestones import following, milestones, reproduction
 from hal.conformance.profile import Profile
 from hal.conformance.session import Outcome
+from hal.conformance.speed import Speed
 from hal.device import DeviceInfo
 from hal.terminal import clean
 
 SHOWN = 20  # failures written out in the terminal; JSON has all of them
 PATIENCE = 2.0  # seconds without a word to the user
+PASSES, FAILS, SIMULATED = 0, 1, 3  # exit codes; 2 is "could not be judged"
 
 
 @dataclass
@@ -32,6 +35,8 @@ class Report:
     profile: Profile
     outcomes: list[Outcome] = field(default_factory=list)
     seconds: float = 0.0
+    layouts: dict[str, str] = field(default_factory=dict)  # of cases, by name
+    speeds: list[Speed] = field(default_factory=list)
 
     @property
     def failures(self) -> list[Outcome]:
@@ -42,12 +47,20 @@ class Report:
         """In words; nothing passes that ran no case."""
         if self.failures or not any(o.status == "passed" for o in self.outcomes):
             return "FAILS"
+        if self.simulated:
+            functions = int(self.info.props.get("functions", len(self.simulated)))
+            return f"SIMULATED ({functions - len(self.simulated)} of {functions} functions yours)"
         declared = self.profile.deviations or any(o.status == "expected" for o in self.outcomes)
         return "passes with declared deviations" if declared else "passes"
 
     @property
+    def simulated(self) -> tuple[str, ...]:
+        """Functions of the device's driver that a stand-in plays (hal.porting): with any, nothing is a pass."""
+        return tuple(self.info.props.get("simulated", ()))
+
+    @property
     def exit_code(self) -> int:
-        return 1 if self.verdict == "FAILS" else 0
+        return FAILS if self.verdict == "FAILS" else SIMULATED if self.simulated else PASSES
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; what is not finite is null."""
@@ -62,20 +75,26 @@ class Report:
             },
             "environment": environment(),
             "level": self.level,
+            "simulated": list(self.simulated),
+            "milestones": [step.to_json() for step in milestones(self.outcomes)],
+            "speed": [speed.to_json() for speed in self.speeds],
             "seconds": round(self.seconds, 3),
             "counts": dict(Counter(o.status for o in self.outcomes)),
             "deviations": [
                 {"cases": e.cases, "reason": e.reason, **vars(e.allowance)} for e in self.profile.deviations
             ],
+            "unsupported": [{"cases": e.cases, "reason": e.reason} for e in self.profile.unsupported],
             "cases": [
                 {
                     "name": o.result.name,
                     "operator": o.result.operator,
                     "dtype": o.result.dtype,
+                    "layout": self.layouts.get(o.result.name, ""),
                     "status": o.status,
                     "ratio": o.result.ratio if math.isfinite(o.result.ratio) else None,
                     "reason": o.reason,
                     "seconds": round(o.result.seconds, 6),
+                    **({"reproduction": reproduction(self.device, o.result.name)} if o.status == "failed" else {}),
                 }
                 for o in self.outcomes
             ],
@@ -106,6 +125,19 @@ class Report:
             f"{self.device} ({self.info.name}) {self.verdict}: {len(self.outcomes)} cases of level {self.level} in "
             f"{self.seconds:.1f} s; {counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped"
         )
+
+    def write_milestones(self, out: TextIO) -> None:
+        """A bar each, the speed, and what to do next with the lines of Python that show it."""
+        steps = milestones(self.outcomes)
+        for step in steps:
+            print(step.bar(), file=out)
+        for i, speed in enumerate(self.speeds):
+            print(f"{'M6 speed' if not i else '':<25} {speed.line()}", file=out)
+        if failure := following(steps):
+            print(f"\nnext: {clean(failure.result.name)}: {clean(failure.reason)}\n", file=out)
+            print(reproduction(self.device, failure.result.name), file=out)
+        elif self.simulated:
+            print(f"\nnext: write `{self.simulated[0]}`; still simulated: {', '.join(self.simulated)}\n", file=out)
 
     def rows(self) -> list[tuple[str, ...]]:
         """One row for each operator and dtype, below a heading."""

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
+from hal.bound import Allowance
 from hal.conformance.case import Case
+from hal.conformance.contract import DeviceCheck
 from hal.conformance.profile import Profile
 from hal.conformance.runner import Result, run_case
 from hal.device import Device
 
-Runner = Callable[[Sequence[Case], Profile], Iterable[Result]]  # results in the order of the cases
+Task: TypeAlias = "Case | DeviceCheck"
+Runner: TypeAlias = Callable[[Sequence[Task], Profile], Iterable[Result]]  # results in the order of the tasks
 
 
 @dataclass(frozen=True)
@@ -29,14 +33,19 @@ class Outcome:
 def run_here(device: Device, seed: int = 0) -> Runner:
     """The plain runner: in this process, one case after the other."""
 
-    def run(cases: Sequence[Case], profile: Profile) -> Iterator[Result]:
+    def run(cases: Sequence[Task], profile: Profile) -> Iterator[Result]:
         for case in cases:
-            yield run_case(device, case, allow=profile.allowance(case.name), seed=seed)
+            yield run_task(device, case, profile.allowance(case.name), seed)
 
     return run
 
 
-def outcomes(cases: Sequence[Case], dtypes: frozenset[str], profile: Profile, runner: Runner) -> Iterator[Outcome]:
+def run_task(device: Device, task: Task, allow: Allowance, seed: int) -> Result:
+    """One case, or one check of the device itself."""
+    return task.run(device) if isinstance(task, DeviceCheck) else run_case(device, task, allow=allow, seed=seed)
+
+
+def outcomes(cases: Sequence[Task], dtypes: frozenset[str], profile: Profile, runner: Runner) -> Iterator[Outcome]:
     """Run the cases. `dtypes`: those that the device says it computes in."""
     skipped = {case.name: reason for case in cases if (reason := profile.why_unsupported(case.name))}
     results = iter(runner([case for case in cases if case.name not in skipped], profile))
@@ -51,7 +60,7 @@ def judged(result: Result, dtypes: frozenset[str], profile: Profile) -> Outcome:
     """What a result means."""
     expected = profile.why_expected(result.name)
     if result.status == "unsupported":
-        if result.dtype not in dtypes:
+        if result.operator != "device" and result.dtype not in dtypes:
             return Outcome(result, "skipped", f"the device does not list {result.dtype}")
         if not expected:
             return Outcome(result, "failed", f"not declared as unsupported: {result.message}")
