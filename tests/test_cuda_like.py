@@ -171,6 +171,26 @@ def test_a_generated_package_passes_once_its_functions_are_those_of_a_driver(chi
 
 
 @nvrtc
+def test_the_example_of_kind_source_is_right(tmp_path: Path, stand_in: Any) -> None:
+    """Its rmsnorm, with and without weight, over rows of every length of the suite."""
+    package = tmp_path / "hal-chip"
+    write("chip", "source", package)
+    for name in ("driver.py", "device.py"):
+        shutil.copy(TESTS / "ported" / name, package / "hal_chip" / name)
+    device = package / "hal_chip" / "device.py"
+    text = device.read_text().replace("portable.algorithms()", '{"rmsnorm": rmsnorm}').replace("= True", "= False")
+    device.write_text(text.replace("from hal_opencl import portable", "from hal_chip import rmsnorm"))
+    entry_point(tmp_path, "chip", "hal_chip")
+    environment = stand_in.environment(ptx=9.9)
+    path = os.pathsep.join((str(tmp_path), str(package), environment["PYTHONPATH"]))
+    code, report = conformance(
+        {**environment, "PYTHONPATH": path}, "chip:0", "--ops", "rmsnorm", "-k", "rmsnorm/float32/size"
+    )
+    failures = [(case["name"], case["reason"]) for case in report["cases"] if case["status"] != "passed"]
+    assert (code, failures) == (0, []) and len(report["cases"]) > 9
+
+
+@nvrtc
 def test_a_text_that_does_not_compile_says_why(chip: dict[str, str]) -> None:
     code = """
 import hal

@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,6 @@ from hal.scaffold.names import check_name
 from hal.scaffold.package import render, write
 
 WITH_DRIVER = [kind for kind in KINDS if "hal_acme/driver.py" in render("acme", kind)]
-PYTHON_KINDS = [kind for kind, what in KINDS.items() if "common" in what.folders]
 MARK = re.compile(r"@[A-Z_]+@")
 
 
@@ -32,7 +32,21 @@ def installed(folder: Path, package: Path) -> dict[str, str]:
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.2\nName: {package.name}\nVersion: 0.1.0\n")
     (info / "entry_points.txt").write_text("[hal.backends]\n" + points[1].replace('"', ""))
+    if (package / "csrc").is_dir():
+        compiled(package)
     return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (folder, package)))}
+
+
+def compiled(package: Path) -> None:
+    """What hatch_build.py does, warnings being errors."""
+    if not shutil.which("cc"):
+        pytest.skip("no C compiler")
+    strict = ["-std=c99", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-pedantic", "-Werror", "-O1"]
+    target = package / "hal_acme" / "libacme.so"
+    sources = map(str, (package / "csrc").glob("*.c"))
+    command = ["cc", *strict, "-shared", "-fPIC", "-fvisibility=hidden", *sources, "-o", str(target)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def hal(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -74,7 +88,7 @@ def test_the_twelve_functions_are_the_simulators() -> None:
     assert public == {function.name for function in FUNCTIONS}
 
 
-@pytest.mark.parametrize("kind", PYTHON_KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_package_is_judged_before_a_line_of_it_is_changed(kind: str, tmp_path: Path) -> None:
     package = tmp_path / "hal-acme"
     write("acme", kind, package)
@@ -84,6 +98,57 @@ def test_a_package_is_judged_before_a_line_of_it_is_changed(kind: str, tmp_path:
     assert report["counts"].keys() == {"passed"}
     simulated = report["device"]["props"]["simulated"]
     assert len(simulated) == report["device"]["props"]["functions"] >= 12
+    assert report["verdict"] == f"SIMULATED (0 of {len(simulated)} functions yours)"
+    assert done.returncode == 3
+
+
+def test_functions_in_c_count_once_they_are_replaced(tmp_path: Path) -> None:
+    package = tmp_path / "hal-acme"
+    write("acme", "c", package)
+    driver = package / "csrc" / "driver.c"
+    own = """static hal_status acme_synchronize(hal_device *device) { (void)device; return HAL_OK; }"""
+    driver.write_text(driver.read_text().replace("#define acme_synchronize simulated_synchronize", own))
+    done = hal(installed(tmp_path, package), "conformance", "acme:0", "--ops", "softmax", "-k", "float64/size")
+    assert done.returncode == 3
+    assert "SIMULATED (1 of 12 functions yours)" in done.stdout
+
+
+def test_a_fault_of_ones_own_is_a_failure_and_ends_nothing(tmp_path: Path) -> None:
+    package = tmp_path / "hal-acme"
+    write("acme", "c", package)
+    driver = package / "csrc" / "driver.c"
+    own = "static hal_status acme_copy_in(hal_device *d, uint64_t t, uint64_t o, const void *s, uint64_t n) {"
+    own += " (void)d, (void)s, (void)n; *(volatile char *)(t + o) = *(volatile char *)8; return HAL_OK; }"
+    driver.write_text(driver.read_text().replace("#define acme_copy_in simulated_copy_in", own))
+    done = hal(installed(tmp_path, package), "conformance", "acme:0", "--ops", "softmax", "-k", "float64/size/5x1")
+    assert done.returncode == 1
+    assert "FAILS" in done.stdout and "signal 11" in done.stdout
+
+
+def test_a_blas_has_the_first_word_about_matmul(tmp_path: Path) -> None:
+    """Kind mixed: what it does not take is left to hal's kernels, and nothing else is asked of it."""
+    package = tmp_path / "hal-acme"
+    write("acme", "mixed", package)
+    code = """
+from hal.conformance.cases import select
+from hal.porting import Simulator, pointers
+from hal_acme import blas, device
+
+class Driver(Simulator):
+    def load(self, image): return image
+    def function(self, module, entry): return entry
+    def launch(self, function, grid, block, shared_bytes, arguments): pass
+
+device.Device.build = lambda self, kernel: kernel.entry.encode()
+opened = device.Device(Driver().properties(0), Driver())
+asked = []
+blas.matmul = lambda device, op: asked.append(op.name) or (None if len(asked) > 1 else "the library's plan")
+matmul, softmax = (select("smoke", [name], "float32")[0].op for name in ("matmul", "softmax"))
+print(opened.prepare(matmul), opened.prepare(matmul).config.name, opened.prepare(softmax).config.name, asked)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(package)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout == "the library's plan tile group ['matmul', 'matmul']\n", done.stderr
 
 
 def test_a_simulated_device_is_never_the_default(tmp_path: Path) -> None:
@@ -149,13 +214,13 @@ def test_nothing_is_left_of_a_package_that_could_not_be_written(
 def test_the_command_says_what_to_do_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new-backend", "acme", "--kind", "library", "--dir", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert f"pip install --editable {tmp_path}/hal-acme" in out
+    assert f"pip install {tmp_path}/hal-acme" in out
     assert "hal conformance acme:0" in out
     assert os.access(tmp_path / "hal-acme" / "ci.sh", os.X_OK)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", PYTHON_KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_package_installs_with_pip_and_every_case_is_within_its_bound(kind: str, tmp_path: Path) -> None:
     package = tmp_path / "hal-acme"
     write("acme", kind, package)
@@ -164,4 +229,7 @@ def test_a_package_installs_with_pip_and_every_case_is_within_its_bound(kind: st
     subprocess.run([*pip, "--target", str(site), str(package)], check=True)
     environment = {**os.environ, "PYTHONPATH": str(site)}
     done = hal(environment, "conformance", "acme:0", "--level", "full", "--json")
+    assert done.returncode == 3, done.stderr
     assert json.loads(done.stdout)["counts"].keys() == {"passed"}
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(package / "tests")]
+    assert "1 skipped" in subprocess.run(tests, env=environment, capture_output=True, text=True).stdout

@@ -7,6 +7,7 @@
     kernels.py       a device that compiles and launches kernels by them
     operators.py     a device whose operators are calls of a vendor's library
     simulated.py     the operators on the host, as long as a driver does not launch
+    library.py       a backend in C, part of which may be simulated
     vendor.py        a vendor's shared library, its errors in hal's form
     compiler.py      a vendor's compiler as a program
     arguments.py     a launch's arguments in the forms that drivers take
@@ -22,18 +23,21 @@ from hal.porting.compiler import compile_with
 from hal.porting.device import DriverDevice
 from hal.porting.functions import FUNCTIONS, VENDORS, Function
 from hal.porting.kernels import DriverKernelDevice
+from hal.porting.library import C_FUNCTIONS, LibraryBackend
 from hal.porting.operators import OperatorDevice
 from hal.porting.simulated import simulate
 from hal.porting.simulator import Simulator, simulated
 from hal.porting.vendor import SharedLibrary
 
 __all__ = [
+    "C_FUNCTIONS",
     "FUNCTIONS",
     "VENDORS",
     "DriverBackend",
     "DriverDevice",
     "DriverKernelDevice",
     "Function",
+    "LibraryBackend",
     "OperatorDevice",
     "SharedLibrary",
     "Simulator",

@@ -28,6 +28,6 @@ def run(args: argparse.Namespace) -> int:
     check_folder(args.dir, folder)
     files = write(args.name, args.kind, folder)
     print(f"written: {folder}, {len(files)} files; its README.md says what to write, and in which order")
-    print(f"next:    pip install --editable {folder if folder.is_absolute() else f'./{folder.as_posix()}'}")
+    print(f"next:    pip install {folder if folder.is_absolute() else f'./{folder.as_posix()}'}")
     print(f"         hal conformance {args.name}:0    (SIMULATED until the driver's functions are yours)")
     return 0

@@ -27,6 +27,7 @@ class Kind:
 
     folders: of templates; a later one's file wins. functions: those of its driver. tree: its files, for the README.
     order: what to write, line by line. without: common files that it does not have.
+    copies: files of hal's own, (path in the package, path in hal).
     """
 
     summary: str
@@ -35,6 +36,7 @@ class Kind:
     tree: tuple[tuple[str, str], ...] = ()
     order: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    copies: tuple[tuple[str, str], ...] = ()
 
 
 _COMPILER = (
@@ -108,5 +110,26 @@ KINDS = {
             "3. Kernels of one's own, operator by operator, like `rmsnorm.py`.",
         ),
         without=("hal_@NAME@/driver.py",),
+    ),
+    "c": Kind(
+        "a library in C over hal_backend.h",
+        ("common", "c"),
+        tree=(
+            _ABOVE[0],
+            ("hatch_build.py", "compiles the library into the wheel"),
+            ("hal_@NAME@/__init__.py", "the backend: where the library is"),
+            ("csrc/driver.c", "the driver: twelve functions"),
+            ("csrc/simulator.h", "the same in host memory"),
+            ("csrc/hal_backend.h", "hal's interface in C, with all of its rules"),
+            *_BELOW,
+        ),
+        order=(
+            "1. `device_count`, `device_info`, `device_open`: then the device has its own name.",
+            "2. `memory_alloc`, `memory_free`, `copy_in`, `copy_out`, `copy`, `synchronize`: all at once.",
+            "3. `op_prepare`, `op_launch`, `op_release`: from here on the library computes; what it answers with",
+            "   HAL_UNSUPPORTED is declared in `profile.toml`.",
+        ),
+        without=("hal_@NAME@/driver.py",),
+        copies=(("csrc/hal_backend.h", "include/hal_backend.h"),),
     ),
 }

@@ -51,7 +51,10 @@ def render(name: str, kind: str) -> dict[str, str]:
     }
     for path in KINDS[kind].without:
         del found[fill(path, values)]
-    return {path: fill(template.read_text(encoding="utf-8"), values) for path, template in sorted(found.items())}
+    texts = {path: fill(template.read_text(encoding="utf-8"), values) for path, template in sorted(found.items())}
+    for path, own in KINDS[kind].copies:
+        texts[path] = files("hal").joinpath(own).read_text(encoding="utf-8")
+    return texts
 
 
 def _templates(folder: Traversable, below: str) -> Iterator[tuple[str, Traversable]]:

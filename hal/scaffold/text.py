@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 
-from hal.porting.functions import VENDORS, Function
+from hal.porting.functions import FUNCTIONS, VENDORS, Function
 from hal.porting.simulator import Simulator
 from hal.scaffold.kinds import KINDS
 
@@ -26,6 +26,8 @@ def marks(name: str, kind: str) -> dict[str, str]:
         "TABLE": table(what.functions),
         "TREE": "\n".join(f"{fill(path, own).ljust(width)}   {fill(text, own)}" for path, text in what.tree),
         "ORDER": "\n".join(what.order),
+        **{f"DOES_{function.name.upper()}": function.does for function in FUNCTIONS},
+        **{f"CALLS_{function.name.upper()}": in_c(function) for function in FUNCTIONS},
     }
 
 
@@ -47,6 +49,11 @@ def functions(wanted: Sequence[Function]) -> str:
         )
         for number, function in enumerate(wanted, 1)
     )
+
+
+def in_c(function: Function) -> str:
+    """What vendors call it, as lines of a comment in C."""
+    return "\n     ".join(_wrapped(side_by_side(function), _WIDTH - 5))
 
 
 def side_by_side(function: Function) -> str:

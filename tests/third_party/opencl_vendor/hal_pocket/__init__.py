@@ -19,8 +19,8 @@ class Backend(hal_opencl.Backend):
     algorithms: Mapping[str, Algorithm] = {"rmsnorm": rmsnorm}
 
     def refine(self, info: DeviceInfo) -> DeviceInfo:
-        """No float64, as on a phone, and the kernels for GPUs first."""
-        return replace(info, dtypes=info.dtypes - {"float64"}, priority=-5, props={**info.props, "type": "gpu"})
+        """No float64, as on a phone, and narrower vectors than it says."""
+        return replace(info, dtypes=info.dtypes - {"float64"}, priority=-5, props={**info.props, "vector_width": 8})
 
 
 __all__ = ["Backend"]
