@@ -2,8 +2,8 @@
 
     pytest -p hal.conformance.plugin --hal-device acme:0 [--hal-level full] [--hal-profile FILE] [-k softmax]
 
-With no path on the command line nothing else is collected. One more test runs what hypothesis thinks of. Without
---hal-device the plugin does nothing.
+With no path on the command line nothing else is collected. Two more tests run what hypothesis thinks of, and fail
+where functions of the device's driver are simulated. Without --hal-device the plugin does nothing.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from hal.conformance import contract
 from hal.conformance.case import LEVELS, Case
 from hal.conformance.cases import select
 from hal.conformance.profile import Profile, read
-from hal.conformance.runner import run_case
-from hal.conformance.session import Outcome, judged
+from hal.conformance.session import Outcome, Task, judged, run_task
 from hal.device import Device
 from hal.errors import HalError
 from hal.registry import open_device
@@ -64,13 +64,15 @@ class Suite(pytest.Collector):
             self.device = open_device(self.config.getoption("--hal-device"))
         except (HalError, OSError) as error:
             raise pytest.UsageError(f"hal: {error}") from error
-        for case in select(level):
+        tasks: list[Task] = [*contract.select(level), *select(level)]
+        for case in tasks:
             yield CaseItem.from_parent(self, name=case.name, case=case)
         yield AnyCall.from_parent(self, name="any-call", level=level)
+        yield NothingSimulated.from_parent(self, name="nothing-simulated")
 
-    def run(self, case: Case) -> Outcome:
+    def run(self, case: Task) -> Outcome:
         """Run one case and say what that means."""
-        result = run_case(self.device, case, allow=self.profile.allowance(case.name))
+        result = run_task(self.device, case, self.profile.allowance(case.name), seed=0)
         return judged(result, self.device.info.dtypes, self.profile)
 
 
@@ -91,7 +93,7 @@ class SuiteItem(pytest.Item):
 class CaseItem(SuiteItem):
     """One case."""
 
-    def __init__(self, *, case: Case, **kwargs: Any) -> None:
+    def __init__(self, *, case: Task, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.case = case
 
@@ -105,7 +107,17 @@ class CaseItem(SuiteItem):
         if outcome.status == "expected":
             pytest.xfail(outcome.reason)
         if outcome.status == "failed":
-            raise CaseFailed(f"{self.case.name} on {suite.device.name}: {outcome.reason}\nop: {self.case.op}")
+            what = f"\nop: {self.case.op}" if isinstance(self.case, Case) else ""
+            raise CaseFailed(f"{self.case.name} on {suite.device.name}: {outcome.reason}{what}")
+
+
+class NothingSimulated(SuiteItem):
+    """A device of which a stand-in plays a part passes nothing."""
+
+    def runtest(self) -> None:
+        device = self.parent.device
+        if names := device.info.props.get("simulated"):
+            raise CaseFailed(f"{device.name} is SIMULATED: not yours yet: {', '.join(names)}")
 
 
 class AnyCall(SuiteItem):
