@@ -217,6 +217,10 @@ def test_the_command_says_what_to_do_next(tmp_path: Path, capsys: pytest.Capture
     assert f"pip install {tmp_path}/hal-acme" in out
     assert "hal conformance acme:0" in out
     assert os.access(tmp_path / "hal-acme" / "ci.sh", os.X_OK)
+    assert main(["new-backend", "beta", "--kind", "c", "--dir", str(tmp_path), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["next"] == [f"pip install {tmp_path}/hal-beta", "hal conformance beta:0"]
+    assert set(document["files"]) >= {"csrc/driver.c", "csrc/hal_backend.h", "README.md"}
 
 
 @pytest.mark.slow

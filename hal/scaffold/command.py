@@ -8,6 +8,7 @@ from pathlib import Path
 from hal.scaffold.kinds import KINDS
 from hal.scaffold.names import check_folder, check_name
 from hal.scaffold.package import write
+from hal.terminal import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dir", metavar="D", type=Path, default=Path(), help="where the folder hal-NAME is made (default: here)"
     )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,7 +29,13 @@ def run(args: argparse.Namespace) -> int:
     folder = args.dir / f"hal-{args.name}"
     check_folder(args.dir, folder)
     files = write(args.name, args.kind, folder)
-    print(f"written: {folder}, {len(files)} files; its README.md says what to write, and in which order")
-    print(f"next:    pip install {folder if folder.is_absolute() else f'./{folder.as_posix()}'}")
-    print(f"         hal conformance {args.name}:0    (SIMULATED until the driver's functions are yours)")
+    install = f"pip install {folder if folder.is_absolute() else f'./{folder.as_posix()}'}"
+    judge = f"hal conformance {args.name}:0"
+    if args.json:
+        names = [path.relative_to(folder).as_posix() for path in files]
+        write_json({"folder": str(folder), "kind": args.kind, "files": names, "next": [install, judge]})
+    else:
+        print(f"written: {folder}, {len(files)} files; its README.md says what to write, and in which order")
+        print(f"next:    {install}")
+        print(f"         {judge}    (SIMULATED until the driver's functions are yours)")
     return 0
