@@ -53,9 +53,10 @@ def calls(path: Path, seed: int = 0) -> Iterator[Call]:
     for i, entry in enumerate(operators):
         where = f"{path}: operator {i + 1}"
         args, kwargs = (made(part, generator, where) for part in (entry.get("args", []), entry.get("kwargs", {})))
+        function = operator(entry["op"], where)
         if dtype := dtype_of((args, kwargs)):
             name = f"{plain_name(entry['op'])}/{dtype}/{i}"
-            yield Call(name, operator(entry["op"], where), dtype, tuple(args), kwargs, find_reference(entry["op"]))
+            yield Call(name, function, dtype, tuple(args), kwargs, find_reference(entry["op"]))
 
 
 def read(path: Path) -> list[Any]:
