@@ -171,6 +171,16 @@ def test_a_generated_package_passes_once_its_functions_are_those_of_a_driver(chi
 
 
 @nvrtc
+def test_memory_of_ones_own_is_judged_before_there_is_a_launch(chip: dict[str, str], tmp_path: Path) -> None:
+    driver = tmp_path / "hal-chip" / "hal_chip" / "driver.py"
+    later = "".join(f"    {name} = Simulator.{name}\n" for name in ("load", "function", "launch"))
+    driver.write_text(f"{driver.read_text()}\n\nWhole = Driver\n\n\nclass Driver(Whole):\n{later}")
+    code, report = conformance(chip, "chip:0", "--ops", "matmul", "-k", "float32/shape")
+    assert (code, report["verdict"]) == (3, "SIMULATED (9 of 12 functions yours)")
+    assert report["counts"].keys() == {"passed"}
+
+
+@nvrtc
 def test_the_example_of_kind_source_is_right(tmp_path: Path, stand_in: Any) -> None:
     """Its rmsnorm, with and without weight, over rows of every length of the suite."""
     package = tmp_path / "hal-chip"

@@ -237,3 +237,13 @@ def test_a_package_installs_with_pip_and_every_case_is_within_its_bound(kind: st
     assert json.loads(done.stdout)["counts"].keys() == {"passed"}
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(package / "tests")]
     assert "1 skipped" in subprocess.run(tests, env=environment, capture_output=True, text=True).stdout
+
+
+@pytest.mark.slow
+def test_packages_keep_to_the_types_of_what_they_use(tmp_path: Path) -> None:
+    for kind in KINDS:
+        write(kind.replace("-", "_"), kind, tmp_path / kind)
+    folders = [str(path) for path in tmp_path.glob("*/hal_*")]
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), *folders]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

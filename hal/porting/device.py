@@ -81,9 +81,14 @@ class DriverDevice(Device):
         self.driver.synchronize()
 
     def close(self) -> None:
-        if not self._closed:
-            self._give_back()
-            self._closed = True
+        if self._closed:
+            return
+        self.synchronize()
+        self._closed = True
+        with self._lock:
+            addresses, self._sizes = list(self._sizes), {}
+        for address in addresses:  # in use or not: nobody uses the device afterwards
+            self.driver.free(address)
 
     def _collect(self) -> None:
         """What was freed, to the pool. The caller holds the lock."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hal.device import Operand, Plan
+from hal.device import DeviceInfo, Operand, Plan
 from hal.errors import UnsupportedError
 from hal.kernel import Algorithm, Kernel, KernelDevice, Launch, Number
 from hal.op import Op
@@ -26,7 +26,7 @@ class DriverKernelDevice(DriverDevice, KernelDevice):
     algorithms: Mapping[str, Algorithm] = {}
     split_addresses = False
 
-    def __init__(self, info: Any, driver: Simulator) -> None:
+    def __init__(self, info: DeviceInfo, driver: Simulator) -> None:
         super().__init__(info, driver)
         self.simulates = bool({"load", "function", "launch"} & set(simulated(type(driver))))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from hal.scaffold.kinds import KINDS
@@ -29,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
     folder = args.dir / f"hal-{args.name}"
     check_folder(args.dir, folder)
     files = write(args.name, args.kind, folder)
-    install = f"pip install {folder if folder.is_absolute() else f'./{folder.as_posix()}'}"
+    path = folder.as_posix()
+    install = f"pip install {shlex.quote(path if folder.is_absolute() else f'./{path}')}"
     judge = f"hal conformance {args.name}:0"
     if args.json:
         names = [path.relative_to(folder).as_posix() for path in files]
