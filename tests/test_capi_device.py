@@ -270,9 +270,9 @@ def test_arrays_of_hal_live_there(arena: Any) -> None:
 @pytest.mark.parametrize(
     ("launch", "words"),
     [
-        ("abort();", "died of signal 6"),
-        ("return *(volatile hal_status *)(void *)p->m;", "died of signal 11"),
-        ("for (;;) {}", "it hangs"),
+        ("abort();", "died of signal 6 in op_launch"),
+        ("return *(volatile hal_status *)(void *)p->m;", "died of signal 11 in op_launch"),
+        ("for (;;) {}", "it hangs in op_launch"),
     ],
     ids=["aborts", "crashes", "hangs"],
 )
@@ -284,11 +284,40 @@ static hal_status fault(hal_plan *p, const hal_buffer *operands, const hal_buffe
 }}
 """
     path = c_plugins.variant("faulty", "t->op_launch = fault;", function)
-    shapes = ("--isolate", "--timeout", "3", "-k", "float32/shape/1")
+    shapes = ("--timeout", "3", "-k", "float32/shape/1")  # in a child process without being told to
     done = c_plugins.hal("conformance", "faulty", *shapes, "--ops", "matmul", plugins=(path,))
     assert done.returncode == 1, done.stderr
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
     assert len(failed) == 1 and "matmul/float32/shape/15x17x16" in failed[0] and words in failed[0]
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        ("abort();", "hal_get_backend: ended by signal SIGABRT"),
+        ("return (hal_backend *)16;", "reading the table that hal_get_backend gave: ended by signal SIGSEGV"),
+        ("t->device_info = (hal_status (*)(int32_t, hal_device_info *))(uintptr_t)64;", "device_info: ended by signal"),
+        ("t->device_open = (hal_status (*)(int32_t, hal_device **))(uintptr_t)64;", "signal 11 in device_open"),
+    ],
+    ids=["loading", "garbage table", "discovery", "opening"],
+)
+def test_a_fault_before_the_first_case_leaves_the_judge_alive(c_plugins: Any, edit: str, words: str) -> None:
+    path = c_plugins.variant("early", f"(void)t; {edit}")
+    done = c_plugins.hal("conformance", "early:0", "--ops", "matmul", plugins=(path,))
+    assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_file_of_a_failure_names_no_library(c_plugins: Any, tmp_path: Any) -> None:
+    head = "static hal_status zero(hal_plan *p, const hal_buffer *a, const hal_buffer *b, hal_stream *c)"
+    body = "(void)a, (void)b, (void)c, (void)p; return HAL_OK;"
+    path = c_plugins.variant("idle", "t->op_launch = zero;", f"{head} {{ {body} }}")
+    words = ("idle:0", "--ops", "matmul", "-k", "float32/shape/15x17x16", "--save", str(tmp_path))
+    assert c_plugins.hal("conformance", *words, plugins=(path,)).returncode == 1
+    (file,) = tmp_path.glob("*.safetensors")
+    assert b"idle" in file.read_bytes() and str(path.parent).encode() not in file.read_bytes()
+    again = c_plugins.hal("repro", str(file), plugins=(path,))
+    assert again.returncode == 1 and "15x17x16" in again.stdout
 
 
 def test_the_case_that_finds_a_wrong_result(c_plugins: Any) -> None:

@@ -18,7 +18,7 @@ from hal.device import Backend as BackendContract
 from hal.device import Bytes, DeviceInfo
 from hal.device import Device as DeviceContract
 from hal.dtypes import FLOATS
-from hal.errors import DeviceError, DeviceMemoryError, HalError
+from hal.errors import BackendUnavailable, DeviceError, DeviceMemoryError, HalError
 from hal.op import Op
 
 COMPUTED = frozenset((*FLOATS, "int8"))  # dtypes that operators are defined on
@@ -30,7 +30,8 @@ _log = logging.getLogger("hal.capi")
 class Backend(BackendContract):
     """The backend in one library, which is loaded when somebody asks for its devices. `name` is its file's.
 
-    `isolate`: whoever judges it does so in a child process, since a fault in C ends the process it is in.
+    `isolate`: whoever judges it does so in a child process, since a fault in C ends the process it is in; `check` comes
+    before anything else then.
     """
 
     isolate = True
@@ -66,6 +67,14 @@ class Backend(BackendContract):
                 _log.warning("%s", error)
                 self._why = str(error)
         return infos
+
+    def check(self) -> None:
+        """Load the library and ask for its devices in a child process first. Raises BackendUnavailable that names the C
+        call in which it crashed or hung."""
+        from hal.capi.probe import probe
+
+        if problem := probe(self.path, opening=False).problem:
+            raise BackendUnavailable(f"backend {self.name!r} ({self.path.name}) cannot be used: {problem}")
 
     def open(self, info: DeviceInfo) -> Device:
         return Device(self.library, info)

@@ -34,9 +34,9 @@ class Probe:
     found: dict[str, Any] = field(default_factory=dict)
 
 
-def probe(path: Path, timeout: float = TIMEOUT) -> Probe:
-    """Ask a library, in a child process, for all that it provides."""
-    command = [sys.executable, "-m", "hal.capi.probe", str(path)]
+def probe(path: Path, timeout: float = TIMEOUT, *, opening: bool = True) -> Probe:
+    """Ask a library, in a child process, for all that it provides; without `opening`, no more than what devices say."""
+    command = [sys.executable, "-m", "hal.capi.probe", str(path), *(["open"] if opening else [])]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
     try:
         out, err = child.communicate(timeout=timeout)
@@ -73,8 +73,8 @@ def _read(out: str, err: str, end: str) -> Probe:
 # ---- the child
 
 
-def main(path: str) -> None:
-    """Load, ask, open every device and prepare a call of every operator and dtype."""
+def main(path: str, *, opening: bool) -> None:
+    """Load, ask, and if asked to open every device and prepare a call of every operator and dtype."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a driver prints goes to standard error
 
@@ -84,14 +84,14 @@ def main(path: str) -> None:
     listen(lambda call: say(call=call))
     problem = ""
     try:
-        for found in _ask(Backend(path)):
+        for found in _ask(Backend(path), opening):
             say(found=found)
     except HalError as error:
         problem = str(error)
     say(done=problem)
 
 
-def _ask(backend: Backend) -> Iterator[dict[str, Any]]:
+def _ask(backend: Backend, opening: bool) -> Iterator[dict[str, Any]]:
     """What is known so far, more each time."""
     library = backend.library
     found: dict[str, Any] = {
@@ -107,7 +107,7 @@ def _ask(backend: Backend) -> Iterator[dict[str, Any]]:
     if not infos:
         found["why_none"] = backend.why_none()
     yield found
-    for info, shown in zip(infos, found["devices"], strict=True):
+    for info, shown in zip(infos, found["devices"], strict=True) if opening else ():
         device = Device(library, info)
         shown["operators"] = {name: _support(device, name) for name in OPERATORS}
         yield found
@@ -151,4 +151,4 @@ def plain_op(name: str, dtype: str) -> Op:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], opening="open" in sys.argv[2:])

@@ -22,7 +22,7 @@ from hal.conformance.subjects import is_subject, open_subject, profile_for
 from hal.conformance.wider import Wider
 from hal.device import Device
 from hal.errors import HalError
-from hal.registry import backend, find, open_device
+from hal.registry import backend, backends, find, open_device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -143,6 +143,7 @@ def judge_device(args: argparse.Namespace, cases: list[Task], profile: Profile, 
         device = open_subject(args.device, wider.operators)
         name, info, profile = device.name, device.info, profile_for(device, profile)
     else:
+        check_apart(args.device)
         entry = find(args.device)
         name, info = entry.name, entry.info
         if args.isolate is None:
@@ -159,7 +160,7 @@ def judge_device(args: argparse.Namespace, cases: list[Task], profile: Profile, 
     else:
         device = device or open_device(name)
         runner = run_here(device, args.seed)
-    report = Report(name, info, args.level, profile)
+    report = Report(name, info, args.level, profile, notes=wider.notes)
     report.layouts = {case.name: name_of(case.op) for case in cases if isinstance(case, Case)}
     progress = Progress(f"hal conformance {name}", len(cases))
     start = time.perf_counter()
@@ -176,6 +177,14 @@ def judge_device(args: argparse.Namespace, cases: list[Task], profile: Profile, 
             report.speeds = measure(device)
     report.seconds = time.perf_counter() - start
     return report
+
+
+def check_apart(device: str) -> None:
+    """A backend in C is loaded in a child process first. Raises BackendUnavailable where it does not survive that."""
+    name = device.partition(":")[0]
+    check = getattr(backend(name), "check", None) if name in backends() else None
+    if check is not None:
+        check()
 
 
 def save(folder: Path, device: str, case: Case, outcome: Outcome, seed: int) -> None:

@@ -1,8 +1,8 @@
 """Run cases in child processes, so that a crash, a hang or a lack of memory costs one case and not the run.
 
 Parent and child talk in lines of JSON: the parent writes the names of cases and what their bounds allow, the child
-answers with a line when it begins a case and one when it ends it. A child that dies or says nothing for too long is
-ended; its case has failed, and a new child goes on behind it.
+answers with a line when it begins a case, one at each call of a library in C, and one when it ends it. A child that
+dies or says nothing for too long is ended; its case has failed, and a new child goes on behind it.
 
 The child is `python -m hal.conformance.isolate DEVICE`; tests give another command whose program calls `serve`.
 """
@@ -21,6 +21,7 @@ from dataclasses import asdict
 from typing import IO, Any
 
 from hal.bound import Allowance
+from hal.capi import listen
 from hal.conformance.cases import every
 from hal.conformance.contract import CHECKS
 from hal.conformance.profile import Profile
@@ -73,6 +74,7 @@ class Child:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
         )
         self._lines: queue.Queue[str | None] = queue.Queue()
+        self._call = ""  # of a library in C that it is in
         assert self._process.stdout is not None
         threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True).start()
 
@@ -99,17 +101,22 @@ class Child:
         try:
             line = self._lines.get(timeout=timeout)
         except queue.Empty:
-            return f"no answer for {timeout:g} seconds: it hangs"
+            return f"no answer for {timeout:g} seconds: it hangs{self._where()}"
         if line is not None:
             answer: dict[str, Any] = json.loads(line)
             return answer
         code = self._process.wait()
-        return f"the process died {f'of signal {-code}' if code < 0 else f'with exit code {code}'}"
+        return f"the process died {f'of signal {-code}' if code < 0 else f'with exit code {code}'}{self._where()}"
+
+    def _where(self) -> str:
+        return f" in {self._call}" if self._call else ""
 
     def _read(self, stream: IO[str]) -> None:
         with contextlib.suppress(ValueError):  # closed while it is read
             for line in stream:
-                if line.startswith('{"'):  # a driver may print
+                if line.startswith('{"call"'):
+                    self._call = json.loads(line)["call"]
+                elif line.startswith('{"'):  # a driver may print
                     self._lines.put(line)
         self._lines.put(None)
 
@@ -127,5 +134,12 @@ def serve(device: Device) -> None:
         print(json.dumps(answer), file=out, flush=True)
 
 
+def announce_calls() -> None:
+    """Tell the parent of each call of a library in C before it is made: it may be the last."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    listen(lambda call: print(json.dumps({"call": call}), file=out, flush=True))
+
+
 if __name__ == "__main__":
+    announce_calls()
     serve(open_device(sys.argv[1]))
