@@ -37,6 +37,7 @@ class Report:
     seconds: float = 0.0
     layouts: dict[str, str] = field(default_factory=dict)  # of cases, by name
     speeds: list[Speed] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what the reader has to know of how it was judged
 
     @property
     def failures(self) -> list[Outcome]:
@@ -80,6 +81,7 @@ class Report:
             "speed": [speed.to_json() for speed in self.speeds],
             "seconds": round(self.seconds, 3),
             "counts": dict(Counter(o.status for o in self.outcomes)),
+            "notes": self.notes,
             "deviations": [
                 {"cases": e.cases, "reason": e.reason, **vars(e.allowance)} for e in self.profile.deviations
             ],
@@ -114,6 +116,8 @@ class Report:
             say(f"skipped {count}: {reason}")
         for reason, count in Counter(o.reason for o in self.outcomes if o.status == "expected").items():
             say(f"failed as declared {count}: {reason}")
+        for note in self.notes:
+            say(note)
         for entry in self.profile.deviations:
             say(f"deviation for {entry.cases}: {entry.reason}")
         for outcome in self.failures[:SHOWN]:
@@ -189,7 +193,8 @@ class Progress:
         self._failed += outcome.status == "failed"
         if time.monotonic() - self._spoke > PATIENCE:
             failed = f", {self._failed} failed" if self._failed else ""
-            text = f"{self._label}: {self._done} of {self._total} cases{failed}, now {outcome.result.name}"
+            of = f" of {self._total}" if self._done <= self._total else ""
+            text = f"{self._label}: {self._done}{of} cases{failed}, now {outcome.result.name}"
             print(text, file=sys.stderr, flush=True)
             self._spoke = time.monotonic()
 

@@ -14,6 +14,11 @@ from hal.conformance.subjects.functions import FunctionSubject
 from hal.device import Device
 from hal.errors import OptionError
 
+GENERIC = (
+    "generic: hal has no bound for these operators; they were held to float64 on the CPU within what rounding their "
+    "inputs does to it, which finds gross faults and no lost bit"
+)
+
 
 @dataclass(frozen=True)
 class Wider:
@@ -43,6 +48,16 @@ class Wider:
     def instead(self) -> bool:
         """Whether the suite's cases are left out: a trace and shapes are judged alone."""
         return bool(self.trace) or (bool(self.shapes) and not self.every)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the report has to say of such judgements."""
+        notes = [GENERIC] if self.every or self.trace else []
+        if self.shapes:
+            from hal.conformance.shapes import NOTE
+
+            notes.append(NOTE)
+        return notes
 
     def outcomes(self, device: Device, level: str, seed: int) -> Iterator[Outcome]:
         """Judge it. Raises OptionError where a name means nothing, and OSError where a file cannot be read."""
