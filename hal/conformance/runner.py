@@ -119,7 +119,9 @@ def batch(device: Device, case: Case, allow: Allowance, seed: int) -> Findings:
 
 
 def threads(device: Device, case: Case, allow: Allowance, seed: int) -> Findings:
-    """Beyond `once`: two threads that run one plan at once, each on its own data, get the same bits as alone."""
+    """Beyond `once`: one plan is right for other data too, and two threads that run it at once, each on its own data,
+    get the same bits as alone.
+    """
     found = once(device, case, allow, seed)
     plan = device.prepare(case.op)
     faults: list[str] = []
@@ -140,6 +142,9 @@ def threads(device: Device, case: Case, allow: Allowance, seed: int) -> Findings
         images = case.inputs(own)
         alone, wrong = execute(device, plan, case.op, images, case.shared, NAN_FILL)
         faults.extend(wrong)
+        verdict = judge(case.op, [image.elements.copy() for image in images], alone, allow)
+        if not verdict.ok:
+            faults.append(f"a plan that ran before: {verdict.message}")
         both.append(threading.Thread(target=work, args=(images, alone)))
     for thread in both:
         thread.start()
