@@ -1,6 +1,7 @@
 """Published acceptance rules on the same planted faults: who misses which, and whom each accuses falsely.
 
-`python bench/acceptance_rules.py` prints two tables and writes bench/results/acceptance_rules.{json,svg}.
+`python bench/acceptance_rules.py` prints a line for each rule, writes bench/results/acceptance_rules.{json,svg}, and
+puts the tables into docs/acceptance_rules.md.
 
 Every rule judges the same calls: hal's own (shapes, layouts, options) of level smoke, in float32, float16 and bfloat16.
 What differs is what a suite chooses: the numbers that fill the operands, and when a result is taken for right. So a
@@ -318,12 +319,46 @@ def plot(table: dict[str, Any]) -> str:
     )
 
 
+def tables(document: dict[str, Any]) -> dict[str, list[str]]:
+    """The rows of the page's tables, by their first heading."""
+    rules: dict[str, dict[str, Any]] = document["rules"]
+
+    def whom(key: str) -> list[str]:
+        names = dict.fromkeys(name for row in rules.values() for name in row[key])
+        by = {name: [rule for rule, row in rules.items() if name in row[key]] for name in names}
+        return [f"| {name} | {', '.join(by[name])} |" for name in sorted(by, key=lambda name: -len(by[name]))]
+
+    return {
+        "rule": [
+            f"| {name} | {len(row['missed'])} | {len(row['missed_with_hals_data'])} | {len(row['accused'])} |"
+            for name, row in rules.items()
+        ],
+        "name": [
+            f"| {name} | {row['formula'].replace('|', '&#124;')} | {row['source']} |" for name, row in rules.items()
+        ],
+        "fault": whom("missed"),
+        "right backend, operator": whom("accused"),
+    }
+
+
+def update(page: str, document: dict[str, Any]) -> str:
+    """The page with today's rows in its tables."""
+    for heading, rows in tables(document).items():
+        head, rule, body = page.partition(f"\n| {heading} |")
+        titles, line, rest = body.partition("---|\n")
+        after = rest.lstrip("\n") if not rest.startswith("|") else rest[rest.index("\n\n") :].lstrip("\n")
+        page = f"{head}{rule}{titles}{line}{chr(10).join(rows)}\n\n{after}"
+    return page.rstrip() + "\n"
+
+
 def main() -> None:
     """Judge, print, write."""
     table = judge_all()
     document = {"faults": len(FAULTS), "lawful": 4 * len(LAWFUL), "rules": table}
     (RESULTS / "acceptance_rules.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     (RESULTS / "acceptance_rules.svg").write_text(plot(table), encoding="utf-8")
+    page = ROOT / "docs" / "acceptance_rules.md"
+    page.write_text(update(page.read_text(encoding="utf-8"), document), encoding="utf-8")
 
 
 if __name__ == "__main__":
