@@ -24,6 +24,7 @@ from typing import Any
 
 from hal.bound import STRICT, Allowance
 from hal.conformance.cases import every, matches
+from hal.conformance.contract import CHECKS
 from hal.errors import OptionError
 
 LISTS = ("unsupported", "expected_failures", "deviations")
@@ -103,7 +104,8 @@ def _entry(where: str, kind: str, table: Mapping[str, Any]) -> Entry:
         raise OptionError(f'{where} needs cases = "a pattern over the names of cases"')
     if not isinstance(table.get("reason"), str) or not table["reason"].strip():
         raise OptionError(f'{where} needs reason = "why"')
-    if not any(matches(case.name, cases) for case in every()):
+    names = [check.name for check in CHECKS] + [case.name for case in every()]
+    if not any(matches(name, cases) for name in names):
         raise OptionError(f"{where}: no case matches {cases!r}")
     return Entry(cases, table["reason"], _allowance(where, table) if kind == "deviations" else STRICT)
 
