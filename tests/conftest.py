@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import os
@@ -16,6 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+# torch's tests import setuptools, which does not work once something has imported the standard library's distutils.
+with contextlib.suppress(ImportError):
+    import setuptools  # noqa: F401
 
 from hal.capi import include
 from hal_cpu_reference.device import Backend, Device

@@ -183,26 +183,30 @@ def too_much(device: Device) -> None:
 
 
 class Chain:
-    """Softmax calls, each of the result before plus a mask of its own: a call that comes too early or late shows.
+    """Calls, each of the result before and of an operand of its own: one that comes too early or too late shows.
 
-    Without masks the results would soon be the same whatever happened: a softmax of softmaxes is nearly flat.
+    softmax(8 x + mask), or x times a matrix where the device has no softmax. Without operands of their own the results
+    would soon be the same whatever happened: a softmax of softmaxes is nearly flat.
     """
 
     def __init__(self, device: Device) -> None:
-        self.device, (self.plan, self.dtype) = device, usable_softmax(device)
-        self.nbytes = ROWS * ROW * self.dtype.itemsize
-        rng = np.random.default_rng(3)
-        values = (rng.standard_normal((CHAIN + 1, ROWS, ROW)) * 4).astype(self.dtype)
-        self.data, *masks = (block.reshape(-1).view(np.uint8) for block in values)
-        self.masks = [device.alloc(self.nbytes) for _ in masks]
-        for handle, mask in zip(self.masks, masks, strict=True):
-            device.copy_in(handle, 0, mask)
+        self.device, (self.plan, op) = device, usable(device)
+        self.nbytes = op.inputs[0][1].size * op.inputs[0][1].itemsize
+        rng, dtype = np.random.default_rng(3), np.dtype(op.dtype)
+        scale = 4.0 if op.name == "softmax" else ROW**-0.5  # products neither grow nor vanish
+        own = op.inputs[1][1].shape
+        self.data = bytes_of(4 * rng.standard_normal((ROWS, ROW)), dtype)
+        self.own = []
+        for _ in range(CHAIN):
+            data = bytes_of(scale * rng.standard_normal(own), dtype)
+            self.own.append(device.alloc(data.size))
+            device.copy_in(self.own[-1], 0, data)
 
     def __enter__(self) -> Chain:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for handle in self.masks:
+        for handle in self.own:
             self.device.free(handle)
 
     def result(self) -> object:
@@ -213,7 +217,7 @@ class Chain:
 
     def call(self, target: object, source: object, step: int = 0) -> None:
         """Queue one."""
-        self.plan([(target, 0)], [(source, 0), (self.masks[step], 0)])
+        self.plan([(target, 0)], [(source, 0), (self.own[step], 0)])
 
     def alone(self) -> list[Bytes]:
         """The results of each call when all work is waited for at every step."""
@@ -231,22 +235,33 @@ class Chain:
         return found
 
 
+def bytes_of(values: NDArray[np.float64], dtype: np.dtype[np.generic]) -> Bytes:
+    """The values as they lie in memory."""
+    return values.astype(dtype).reshape(-1).view(np.uint8)
+
+
 def softmax_op(dtype: str) -> Op:
     """Of contiguous rows, with a mask that is added."""
     rows = contiguous(dtype, (ROWS, ROW))
     return make_op("softmax", {"x": rows, "mask": rows}, scale=8.0)
 
 
-def usable_softmax(device: Device) -> tuple[Plan, np.dtype[np.generic]]:
-    """In a dtype of NumPy's own that the device computes in. Raises UnsupportedError where there is none."""
+def matmul_op(dtype: str) -> Op:
+    """Rows times a square matrix."""
+    return make_op("matmul", {"a": contiguous(dtype, (ROWS, ROW)), "b": contiguous(dtype, (ROW, ROW))})
+
+
+def usable(device: Device) -> tuple[Plan, Op]:
+    """An operator that the device has, in a dtype of NumPy's own. Raises UnsupportedError where there is none."""
     reasons = []
-    for dtype in ("float32", "float64", "float16"):
-        if dtype in device.info.dtypes:
-            try:
-                return device.prepare(softmax_op(dtype)), np.dtype(dtype)
-            except UnsupportedError as error:
-                reasons.append(str(error))
-    raise UnsupportedError("the order of calls is tried with softmax: " + ("; ".join(reasons) or "no dtype for it"))
+    for make in (softmax_op, matmul_op):
+        for dtype in ("float32", "float64", "float16"):
+            if dtype in device.info.dtypes:
+                try:
+                    return device.prepare(make(dtype)), make(dtype)
+                except UnsupportedError as error:
+                    reasons.append(str(error))
+    raise UnsupportedError("needs softmax or matmul: " + (reasons[-1] if reasons else "no dtype for them"))
 
 
 def queued_calls(device: Device) -> None:
