@@ -60,6 +60,11 @@ COMMANDS = {
         "judge whether every result of every operator on a device is within its bound",
         ("hal conformance cpu", "hal conformance opencl:0 --level full --json report.json"),
     ),
+    "probe": Command(
+        "hal.conformance.probe.command",
+        "measure what a device's arithmetic is: accumulators, rounding, subnormals, exponentials",
+        ("hal probe opencl:0", "hal probe torch@cpu --evidence", "hal probe cpu --json"),
+    ),
     "repro": Command(
         "hal.conformance.repro",
         "run one failed case again, from the file that a conformance run wrote",
