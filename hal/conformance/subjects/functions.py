@@ -29,9 +29,9 @@ import numpy as np
 
 from hal.conformance.case import defaults
 from hal.conformance.subject import EVERY_DTYPE, Subject
-from hal.device import DeviceInfo, Operand
+from hal.device import DeviceInfo, Operand, Plan
 from hal.dtypes import DTYPES
-from hal.errors import BackendUnavailable, DTypeError, OptionError, ShapeError
+from hal.errors import BackendUnavailable, DTypeError, OptionError, ShapeError, UnsupportedError
 from hal.op import Op, TensorSpec
 from hal.ops import OPERATORS
 from hal.ops.rows import row_ndim
@@ -89,6 +89,11 @@ class FunctionSubject(Subject):
             raise ShapeError(f"{op.name}: {role} has shape {shape}; wanted: {spec.shape}")
         if dtype.removeprefix("torch.") != spec.dtype:
             raise DTypeError(f"{op.name}: {role} is {dtype}; wanted: {spec.dtype}")
+
+    def prepare(self, op: Op) -> Plan:
+        if reason := self.why_not(op):
+            raise UnsupportedError(f"{op.name}: {reason}")
+        return super().prepare(op)
 
     def why_not(self, op: Op) -> str:
         """Why the subject does not take a call; empty where it does."""
