@@ -123,6 +123,7 @@ class Checker(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         assert tag != "script" and not {"src", "href", "onclick"} & {name for name, _ in attrs}
+        assert not any(value and value.endswith("/") for _, value in attrs), "an unquoted value takes the slash of />"
         if tag not in VOID:
             self.stack.append(tag)
 
