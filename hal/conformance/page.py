@@ -141,7 +141,9 @@ def errors(cases: Sequence[Document]) -> str:
         y = step * i + 14
         parts.append(f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{escape(operator)} {escape(dtype)}</text>')
         seen = {(round(x(ratio_of(c))), c["status"] == "failed") for c in members}
-        parts += [f'<circle cx="{cx}" cy="{y}" r="3.2"{" class="bad"" if bad else ""}/>' for cx, bad in sorted(seen)]
+        parts += [
+            f'<circle cx="{cx}" cy="{y}" r="3.2" class="{"bad" if bad else "good"}"/>' for cx, bad in sorted(seen)
+        ]
     return (
         "<p>Each dot is a case at its largest error. Left of the line is right; there is no other tolerance.</p>\n"
         f'<div class="wide"><svg viewBox="0 0 {width} {height}" role="img">{"".join(parts)}</svg></div>'
