@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hal import cli
-from hal.errors import ArgumentError, BackendUnavailable, OptionError
+from hal.errors import ArgumentError, BackendUnavailable, HalError, OptionError
 from hal_nvidia_ptx import check
 from hal_nvidia_ptx.assembly import assembler
 from hal_nvidia_ptx.checking import choose
@@ -339,3 +339,67 @@ def test_the_fixture_fails_a_test_with_the_report(strangers: Any, broken: Path, 
     done = strangers.run("-m", "pytest", "-q", "-p", "hal_nvidia_ptx.fixture", "-p", "no:cacheprovider", str(path))
     assert done.returncode == 1 and "1 failed, 2 passed" in done.stdout
     assert "error: race: reads shared memory" in done.stdout and "all four parts" in done.stdout
+
+
+# ---- arguments that cannot be meant
+
+STORES = """.version 7.0
+.target sm_80
+.address_size 64
+.visible .entry k(.param .u64 x, .param .s32 n)
+{
+  .reg .b64 %a; .reg .b32 %r;
+  ld.param.u64 %a, [x];
+  ld.param.s32 %r, [n];
+  st.global.u32 [%a], %r;
+  ret;
+}
+"""
+
+
+@pytest.mark.parametrize("n", ["n:s32=99999999999", 2**40, -(2**31) - 1, 1.5])
+def test_a_number_that_does_not_fit_is_refused(n: object) -> None:
+    with pytest.raises(HalError, match="does not fit"):
+        check(STORES, 1, 1, ["x:s32[1]", n])
+
+
+@pytest.mark.parametrize("spec", ["x:u8[4]=300", "x:u8[4]=1.5", "x:s8[4]=-129"])
+def test_an_array_of_numbers_that_do_not_fit_is_refused(spec: str) -> None:
+    with pytest.raises(ArgumentError, match="does not fit"):
+        check(STORES, 1, 1, [spec, 1])
+
+
+def test_a_text_is_no_path_and_a_path_that_is_not_there_is_said() -> None:
+    with pytest.raises(HalError, match="version"):
+        check(STORES.partition("\n")[2], 1, 1, ["x:s32[1]", 1])
+    with pytest.raises(ArgumentError, match="no file"):
+        check("nothing.ptx", 1, 1)
+
+
+def test_one_mode_may_be_a_word_and_a_size_may_not() -> None:
+    assert len(check(STORES, 1, 1, ["x:s32[1]", 1], modes="late").ran) == 1
+    with pytest.raises(ArgumentError, match="grid"):
+        check(STORES, "3", 1, ["x:s32[1]", 1])  # type: ignore[arg-type]
+
+
+def test_a_text_without_a_kernel_is_not_assembled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, bad = tmp_path / "none.ptx", tmp_path / "bad.ptx"
+    file.write_text(".version 7.0\n.target sm_80\n.address_size 64\n")
+    bad.write_text(STORES.replace("st.global", "st.globl"))
+    try:
+        assembler.version()
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    assert cli.main(["ptx", "assemble", str(file)]) == 2
+    assert cli.main(["ptx", "assemble", str(bad)]) == 2
+    said = capsys.readouterr().err
+    assert "no kernel" in said and str(bad) in said and said.count("globl") == 2
+
+
+def test_a_device_of_no_target_takes_the_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "k.ptx"
+    file.write_text(STORES)
+    launch = ["--grid", "1", "--block", "1", "--arg", "x:s32[1]", "--arg", "n:s32=5"]
+    assert cli.main(["ptx", "run", str(file), "--device", "ptx", *launch]) == 0
+    with pytest.raises(SystemExit):
+        cli.main(["ptx", "check", str(file), *launch, "--shared", "-4"])

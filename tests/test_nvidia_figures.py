@@ -221,7 +221,7 @@ def test_the_table_shows_goal_and_peer(capsys: pytest.CaptureFixture[str], tmp_p
 
 def test_a_wrong_case_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_figures(["sofmax*"]) == 2
-    assert "softmax bfloat16 1024" in capsys.readouterr().err
+    assert "the nearest are: softmax " in capsys.readouterr().err
 
 
 def test_without_the_assembler_the_command_says_what_to_install(

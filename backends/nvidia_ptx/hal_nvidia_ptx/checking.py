@@ -27,7 +27,7 @@ from hal_nvidia_ptx.emulator.report import Faithful, Finding, Report, place_of
 from hal_nvidia_ptx.emulator.source import parse
 from hal_nvidia_ptx.emulator.syntax import PtxError, Variable
 from hal_nvidia_ptx.emulator.tensormap import TensorMap
-from hal_nvidia_ptx.notation import DTYPES, Argument, Number, Tensor, Unwritten, read
+from hal_nvidia_ptx.notation import DTYPES, Argument, Number, Tensor, Unwritten, holds, read, span
 from hal_nvidia_ptx.target import TARGETS
 
 Array: TypeAlias = NDArray[Any]
@@ -50,7 +50,7 @@ def check(
     cluster: Size | None = None,
     ctas: str | Sequence[int] | None = None,
     trips: int | None = None,
-    modes: Sequence[str] = MODES,
+    modes: str | Sequence[str] = MODES,
     counters: bool = False,
 ) -> Report:
     """Run an entry of a PTX file or text once in each mode; the findings of all runs.
@@ -69,6 +69,7 @@ def check(
     known = target or (module.target if module.target in TARGETS else OLDEST)
     if known not in TARGETS:
         raise OptionError(f"target {known!r}: there are {', '.join(TARGETS)}")
+    modes = (modes,) if isinstance(modes, str) else modes
     for mode in modes:
         if mode not in MODES:
             raise OptionError(f"mode {mode!r}: there are {', '.join(MODES)}")
@@ -106,10 +107,12 @@ def check(
 
 
 def source(path_or_text: str | Path) -> tuple[str, str]:
-    """(name for messages, text): a text is recognised by its `.version`."""
-    if isinstance(path_or_text, str) and ".version" in path_or_text:
+    """(name for messages, text): no path has several lines, and no text has one. Raises ArgumentError for no file."""
+    if isinstance(path_or_text, str) and ("\n" in path_or_text or ".version" in path_or_text):
         return "<ptx>", path_or_text
     path = Path(path_or_text)
+    if not path.is_file():
+        raise ArgumentError(f"there is no file {str(path_or_text)!r}; a path or the text of PTX is wanted")
     return str(path), path.read_text(encoding="utf-8")
 
 
@@ -131,7 +134,7 @@ def shape_of(
 def triple(name: str, size: Size) -> tuple[int, int, int]:
     """X or up to three numbers as (X, Y, Z)."""
     sizes = [size] if isinstance(size, (int, np.integer)) else list(size)
-    if not 1 <= len(sizes) <= 3:
+    if not 1 <= len(sizes) <= 3 or not all(isinstance(each, (int, np.integer)) for each in sizes):
         raise ArgumentError(f"{name}: X, (X, Y) or (X, Y, Z), not {size!r}")
     x, y, z = (int(each) for each in (*sizes, 1, 1)[:3])
     return x, y, z
@@ -214,6 +217,9 @@ def _number(compiled: program.Program, name: str, number: Number, parameter: Var
     stated = DTYPES[number.dtype].itemsize if number.dtype else parameter.nbytes
     if stated != parameter.nbytes:
         raise ArgumentError(f"kernel {compiled.name}: parameter {name} is .{parameter.kind}, not {number.dtype}")
+    if not holds(parameter.kind, number.value):
+        wanted = f"{parameter.kind}: {span(parameter.kind)}"
+        raise ArgumentError(f"kernel {compiled.name}: parameter {name}: {number.value!r} does not fit {wanted}")
     return float(number.value) if parameter.kind in ("f32", "f64", "f16") else number.value
 
 

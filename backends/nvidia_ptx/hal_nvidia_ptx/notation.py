@@ -157,9 +157,16 @@ class _Spec:
         if value is None:
             raise self.wrong("a number needs a value, such as n:s32=1024; an array needs a shape")
         try:
-            return Number(int(value, 0) if DTYPES[dtype].kind in "iub" else float(value), dtype)
+            number = int(value, 0) if DTYPES[dtype].kind in "iub" else float(value)
         except ValueError:
-            raise self.wrong(f"{value!r} is no {dtype} number") from None
+            raise self.wrong(f"{value!r} is no {dtype} number: {span(dtype)}") from None
+        return Number(self.fitting(dtype, number), dtype)
+
+    def fitting(self, dtype: str, value: int | float) -> int | float:
+        """The value, where the type has it."""
+        if not holds(dtype, value):
+            raise self.wrong(f"{value} does not fit {dtype}: {span(dtype)}")
+        return value
 
     def array(self, dtype: str, shape: tuple[int, ...], value: str | None) -> Array | Unwritten:
         """An array by the word behind its `=`."""
@@ -174,10 +181,11 @@ class _Spec:
             return np.arange(np.prod(shape)).astype(kind).reshape(shape)
         words = {"zeros": 0.0, "ones": 1.0}
         try:
-            return np.full(shape, words[value] if value in words else float(value)).astype(kind)
+            number = words[value] if value in words else float(value)
         except ValueError:
             message = f"{value!r} is none of random, zeros, ones, arange, @file.npy, and a number"
             raise self.wrong(message) from None
+        return np.full(shape, self.fitting(dtype, number)).astype(kind)
 
     def from_file(self, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
         try:
@@ -192,6 +200,24 @@ class _Spec:
 
     def wrong(self, why: str) -> ArgumentError:
         return ArgumentError(f"argument {self.position + 1}, {self.text!r}: {why}")
+
+
+def holds(dtype: str, value: int | float) -> bool:
+    """Whether a number of this type can be that one: integers exactly, untyped bits of either sign, floats any."""
+    kind = DTYPES[dtype]
+    if kind.kind not in "iu":
+        return kind.kind != "b" or value in (0, 1)
+    limits = np.iinfo(kind)
+    lowest = -(1 << (limits.bits - 1)) if dtype.startswith("b") else int(limits.min)
+    return float(value).is_integer() and lowest <= value <= int(limits.max)
+
+
+def span(dtype: str) -> str:
+    """The numbers that a type has, in words."""
+    if DTYPES[dtype].kind not in "iu":
+        return "0 or 1" if DTYPES[dtype].kind == "b" else "floating-point"
+    limits = np.iinfo(DTYPES[dtype])
+    return f"whole, from {-(1 << (limits.bits - 1)) if dtype.startswith('b') else limits.min} to {limits.max}"
 
 
 def random(shape: Sequence[int], dtype: np.dtype[Any], seed: int) -> Array:

@@ -8,12 +8,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from hal.errors import OptionError
-from hal.terminal import patience, table, write_json
+from hal.errors import CompileError, OptionError
+from hal.terminal import complain, patience, table, write_json
 from hal_nvidia_ptx.assembly.assembler import Assembled, Usage, assemble, version
 from hal_nvidia_ptx.assembly.paths import main_loop
 from hal_nvidia_ptx.assembly.sass import Function, disassemble
-from hal_nvidia_ptx.commands.launching import read_text
+from hal_nvidia_ptx.commands.launching import CANNOT_RUN, read_text
 from hal_nvidia_ptx.target import TARGETS
 
 SUMMARY = "turn a text into machine code, without a GPU: registers, spills, what the main loop is made of"
@@ -29,12 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0; 1 if the assembler complained of what no good kernel causes, such as spills."""
+    """0; 1 if the assembler complained of what no good kernel causes, such as spills; 2 if it refuses the text."""
     text = read_text(args.file)
     target = args.target or target_of(text)
-    with patience("assembling"):
-        done = assemble(text, target)
-        functions = disassemble(done.cubin)
+    try:
+        with patience("assembling"):
+            done = assemble(text, target)
+            functions = disassemble(done.cubin)
+    except CompileError as error:  # its own text has the log and the source too: both say the same again
+        complain(f"{args.file}: {str(error).partition('--- compiler log')[0].strip()}")
+        return CANNOT_RUN
+    if not done.functions:
+        raise OptionError(f"{args.file} has no kernel: nothing was assembled")
     if args.cubin is not None:
         args.cubin.write_bytes(done.cubin)
     rows = [describe(usage, functions.get(usage.name)) for usage in done.functions]

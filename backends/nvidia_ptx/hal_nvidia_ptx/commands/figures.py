@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ def run(args: argparse.Namespace) -> int:
     """Print the table; 1 where a goal is not met or the assembler complained, 2 where nothing could be measured."""
     which = [case for case in cases(usual_only=not args.all) if fnmatchcase(case.name, args.case)]
     if not which:
-        complain(f"no case matches {args.case!r}; there are: {', '.join(case.name for case in cases())}")
+        names = [case.name for case in cases()]
+        near = get_close_matches(args.case.strip("*"), names, n=3, cutoff=0.0)
+        complain(f"no case matches {args.case!r} of {len(names)}; the nearest are: {', '.join(near)}")
         return 2
     try:
         with patience("assembling"):

@@ -38,7 +38,7 @@ def add_launch(parser: argparse.ArgumentParser) -> None:
         "a:tma:bf16[128x256]:box=64x64:swizzle=128=random for a tensor map",
     )
     parser.add_argument("--entry", metavar="NAME", help="which kernel (default: the only one)")
-    parser.add_argument("--shared", type=int, default=0, metavar="BYTES", help="dynamic shared memory of a block")
+    parser.add_argument("--shared", type=nbytes, default=0, metavar="BYTES", help="dynamic shared memory of a block")
     parser.add_argument("--cluster", type=size, metavar="X[,Y[,Z]]", help="blocks of a cluster")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
@@ -49,6 +49,13 @@ def size(text: str) -> tuple[int, ...]:
     if len(words) > 3 or not all(word.isdecimal() and int(word) for word in words):
         raise argparse.ArgumentTypeError(f"{text!r} is not X, X,Y or X,Y,Z")
     return tuple(map(int, words))
+
+
+def nbytes(text: str) -> int:
+    """A number of bytes."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes")
+    return int(text)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 
 from hal.errors import OptionError
 from hal.terminal import patience, write_json
+from hal_nvidia_ptx.commands.assemble import target_of
 from hal_nvidia_ptx.commands.launching import BadText, add_launch, pointing, read_text, summary
 from hal_nvidia_ptx.launch import load
 from hal_nvidia_ptx.notation import DTYPES, Number, Tensor, Unwritten, parse
@@ -42,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
             kernel = kernels[args.entry or only(list(kernels))]
             if args.block is None:
                 raise OptionError("--block is needed: the threads of a block")
-            kernel(args.grid, args.block, *values, device=args.device, shared=args.shared, cluster=args.cluster)
+            device = f"ptx:{target_of(text)}" if args.device == "ptx" else args.device
+            kernel(args.grid, args.block, *values, device=device, shared=args.shared, cluster=args.cluster)
     except BadText as bad:
         return bad.code
     contents = [value.values if isinstance(value, Tensor) else value for value in values]
