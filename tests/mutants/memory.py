@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+import contextlib
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -103,11 +104,14 @@ class SharedScratch(Subject):
     def __init__(self, compute: Compute) -> None:
         super().__init__(compute)
         self._scratch: list[NDArray[Any]] = []
+        self._both = threading.Barrier(2)
 
     def run(self, op: Op, outputs: Sequence[Operand], inputs: Sequence[Operand]) -> None:
         arrays = [view(spec, *operand) for (_, spec), operand in zip(op.inputs, inputs, strict=True)]
         self._scratch = list(self.compute(op, arrays))
-        time.sleep(0.001)  # the other thread's turn
+        if threading.current_thread() is not threading.main_thread():
+            with contextlib.suppress(threading.BrokenBarrierError):
+                self._both.wait(0.2)  # until the other thread has written too: not left to the scheduler
         for (_, spec), operand, result in zip(op.outputs, outputs, self._scratch, strict=True):
             self.store(op, spec, operand, result)
 
