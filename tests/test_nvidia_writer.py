@@ -137,3 +137,8 @@ def test_targets() -> None:
     assert of_capability(12, 1).sm == 120, "a chip that came later runs what is older"
     with pytest.raises(ValueError, match=r"needs 7\.5"):
         of_capability(7, 0)
+
+
+def test_text_is_ascii_for_drivers_that_refuse_more_in_comments() -> None:
+    with pytest.raises(ValueError, match="PTX is ASCII.*first, second, …"):
+        module(Entry("scale", [], doc="Blocks come first, second, …"))

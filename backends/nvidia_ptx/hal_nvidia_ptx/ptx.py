@@ -301,13 +301,20 @@ class Entry:
 
 
 def module(*entries: Entry, target: str = "") -> str:
-    """The text of a module. target: an architecture-specific one if its instructions are used ("sm_90a")."""
+    """The text of a module. target: an architecture-specific one if its instructions are used ("sm_90a").
+
+    Raises ValueError where a name or a comment is not ASCII.
+    """
     sm = max(entry.sm for entry in entries)
     name = target or f"sm_{sm}"
     version = max([TARGETS[name].ptx, *(entry.version for entry in entries)])
     head = [f".version {version[0]}.{version[1]}", f".target {name}", ".address_size 64", ""]
     shared = sorted({entry.dynamic_shared for entry in entries if entry.dynamic_shared})
-    return "\n".join([*head, *shared, *([""] if shared else []), "\n\n".join(entry.body() for entry in entries), ""])
+    text = "\n".join([*head, *shared, *([""] if shared else []), "\n\n".join(entry.body() for entry in entries), ""])
+    if not text.isascii():  # drivers' compilers (580 among them) refuse such a character in a comment too
+        line = next(line for line in text.splitlines() if not line.isascii())
+        raise ValueError(f"PTX is ASCII, comments included; write this line otherwise: {line.strip()!r}")
+    return text
 
 
 def _operand(operand: Operand, kind: str) -> str:

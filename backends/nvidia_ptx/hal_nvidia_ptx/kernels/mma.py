@@ -72,5 +72,5 @@ copies            {ways[0]}; {ways[1]}
 pipeline          a block of k is {steps} steps of {tile.bk // steps}; while one is multiplied, the next one's fragments
                   are read and later blocks copied; the barrier comes before the last step
 
-Blocks of k come in the order last, first, second, …: only the last has an end of k in it.
+Blocks of k come in the order last, first, second and so on: only the last has an end of k in it.
 Sizes and strides count elements; batch axes are outermost first."""
