@@ -140,5 +140,5 @@ def test_targets() -> None:
 
 
 def test_text_is_ascii_for_drivers_that_refuse_more_in_comments() -> None:
-    with pytest.raises(ValueError, match="PTX is ASCII.*first, second, …"):
+    with pytest.raises(ValueError, match=r"PTX is ASCII.*first, second, …"):
         module(Entry("scale", [], doc="Blocks come first, second, …"))
